@@ -1,0 +1,46 @@
+"""What a user can cause or fix: one line each, with the remedy."""
+
+from typing import Literal
+
+
+class UserError(Exception):
+    """An expected failure, shown as one line and never as a traceback.
+
+    `remedy` says what to do about it; `code` is the process's exit code (1: it failed, 2: misuse).
+    """
+
+    code: Literal[1, 2] = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip() if self.remedy else self.message
+
+
+class Misuse(UserError):
+    """The command line or the program asks for something that cannot be: exit code 2."""
+
+    code = 2
+
+
+class CorpusError(UserError):
+    """The corpus is missing, unreadable, incomplete or not the one the run began with."""
+
+
+class WorkspaceError(UserError):
+    """Git refuses, or the repository is not one a run can work in."""
+
+
+class LedgerError(UserError):
+    """The ledger cannot be read or written."""
+
+
+class AgentError(UserError):
+    """The agent cannot propose at all (its command is missing, its recording has ended, its key is wrong)."""
+
+
+class EngineError(UserError):
+    """The machine, and not the patch, kept an experiment from running."""

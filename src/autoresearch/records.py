@@ -1,0 +1,343 @@
+"""The values that flow: Program -> Proposal -> Patch -> Trial -> Measurement -> Verdict -> Experiment.
+
+Each stage takes the record before it and returns a new one. Records are frozen; a missing number is None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from autoresearch.units import parse_duration, parse_size
+
+Goal = Literal["minimize", "maximize"]
+Stage = Literal["proposing", "proposed", "committed", "running", "measured", "decided", "done"]
+Status = Literal["running", "kept", "discarded", "stopped", "crashed", "failed", "quarantined"]
+Standing = Literal["provisional", "confirmed", "rolled_back"]
+Outcome = Literal["scored", "crashed", "stopped", "quarantined"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+FAMILIES = (
+    "attention", "architecture", "embedding", "optimizer", "schedule", "initialization",
+    "regularization", "batch", "precision", "simplification", "other",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a run tries to improve, and in which direction."""
+
+    name: str = "val_bpb"
+    goal: Goal = "minimize"
+
+    def gain(self, old: float, new: float) -> float:
+        """How much better `new` is than `old`, in the metric's unit; negative if worse."""
+        return old - new if self.goal == "minimize" else new - old
+
+
+# ---------------------------------------------------------------------------------------------- the program
+
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Bytes = Annotated[int, BeforeValidator(parse_size)]
+
+
+class Settings(BaseModel):
+    """The front matter of a program: every key, its default and its meaning, in this one place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+        Field(min_length=1, description="the only file a patch may touch, relative to the repository's root"),
+    ] = ("train_core.py",)
+    budget: Annotated[Seconds, Field(gt=0, description="training time of one experiment, on the harness's clock")] = (
+        300.0
+    )
+    max_steps: Annotated[
+        int | None,
+        Field(gt=0, description="end after this many batches even if time is left; for exact repeats and tests"),
+    ] = None
+    startup_limit: Annotated[
+        Seconds,
+        Field(gt=0, description="import, compilation and warm-up: outside the budget, but bounded"),
+    ] = 120.0
+    corpus: Annotated[str, Field(min_length=1, description="stdlib, or a folder of text or parquet files")] = "stdlib"
+    vocab_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=256, le=65536)], ...],
+        Field(min_length=1, description="what VOCAB_SIZE may be; 256 means bytes"),
+    ] = (8192,)
+    validation: Annotated[
+        Bytes, Field(gt=0, description="how much of the validation split, in bytes of text, a score is taken over")
+    ] = 64_000_000
+    audit: Annotated[
+        int, Field(ge=16, description="positions of a claimed score that a second process must reproduce")
+    ] = 1024
+    memory_limit: Annotated[
+        Bytes | None, Field(gt=0, description="peak memory to stay under: told to the agent, not enforced")
+    ] = None
+    min_gain: Annotated[
+        float, Field(ge=0, description="the smallest improvement worth keeping, in units of the metric")
+    ] = 0.0005
+    sigma: Annotated[
+        float, Field(gt=0, description="expected run-to-run standard deviation, used until it has been measured")
+    ] = 0.0007
+    device: Annotated[Device, Field(description="auto takes the GPU where there is one")] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A campaign as a human wrote it: validated settings, and prose that goes to the agent verbatim."""
+
+    name: str  # the file's stem; also the default tag
+    settings: Settings
+    prose: str
+    digest: str  # SHA-256 of the whole file
+
+
+# ---------------------------------------------------------------------------------------------- the agent
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one model call cost; None where the model does not say."""
+
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One model call as it happened. Recorded, and so charged, before the reply is parsed."""
+
+    model: str
+    messages: tuple[Message, ...]
+    reply: str
+    usage: Usage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """The complete new text of each edited file, by path relative to the repository's root."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One idea. Exactly one of `patch` and `failure` is set: a proposal without a patch that applies has failed."""
+
+    title: str
+    family: str = "other"
+    hypothesis: str = ""
+    expect: float | None = None  # the change in the metric that the proposer expects
+    patch: Patch | None = None
+    failure: str | None = None
+    replies: int = 1  # model replies it took, so 1 means that the patch applied at first
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """All that an agent may know when it proposes. What was learned reaches it only through this."""
+
+    program: Program
+    metric: Metric
+    files: Mapping[str, str]  # the editable files as they are at the tip
+    history: tuple["Experiment", ...]  # oldest first, the baseline included, this experiment not
+    number: int  # of the experiment to propose
+    tag: str
+    hardware: str = ""  # one line: device, memory
+    seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
+
+
+# ---------------------------------------------------------------------------------------------- the engine
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """One split encoded with one vocabulary: little-endian uint16, each document followed by `bos`."""
+
+    path: str
+    vocab_size: int
+    bos: int
+    tokens: int  # length of the file, in tokens
+    bytes: int  # UTF-8 bytes of the text itself
+    token_bytes: str  # .npy of int32[vocab_size]: UTF-8 bytes each token stands for; 0 for bos
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusView:
+    """What one experiment reads of a corpus. Only the scorer is ever told of `validation`."""
+
+    fingerprint: str
+    train: TokenFile
+    validation: TokenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training and scoring to be done: everything the engine needs, and nothing it has to look up."""
+
+    source: str  # text of the file to train
+    seed: int
+    vocab_size: int
+    context: int
+    corpus: CorpusView
+    settings: Settings
+    incumbent: str | None = None  # .npz of the tip's losses, for drawing the audit's positions
+    keep_weights: str | None = None  # where to move the weights once scored; None: delete them
+    keep_losses: str | None = None  # where to write this model's losses (.npz) for later audits
+    logs: str = ""  # folder for logs and curves, in the ledger's keeping
+    deadline: float | None = None  # time.time() after which nothing may run
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """What the training child is told, as JSON. It names no held-out file."""
+
+    source: str  # path of the exported file
+    folder: str  # the only place it may write: events.jsonl, result.json, weights.safetensors
+    seed: int
+    device: str  # cpu, cuda, mps
+    budget: float  # seconds
+    max_steps: int | None
+    tokens: TokenFile
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """What the scorer is told, as JSON. It hands the candidate's processes rows, never a path to them."""
+
+    source: str
+    weights: str
+    folder: str  # result.json, losses.npz
+    device: str
+    context: int
+    tokens: TokenFile  # the validation split
+    validation: int  # bytes of text to score at most, whole documents
+    audit: int
+    incumbent: str | None
+    limit: float  # seconds the whole scoring may take
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the live curve. It may stop an experiment, never keep it."""
+
+    step: int
+    seconds: float  # on the clock
+    progress: float  # 0 to 1
+    loss: float  # cross-entropy as the candidate reports it, nats per token
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training left behind, as the harness saw it."""
+
+    seconds: Mapping[str, float]  # import, build, warmup, train, save
+    steps: int
+    tokens: int
+    parameters: int
+    peak_memory: int | None  # bytes
+    flops_per_token: float | None  # forward and backward, as the model says: informational
+    loss: float | None  # last reported, nats per token
+    device_name: str
+    device_uuid: str | None
+    torch_version: str
+    start_hash: str  # of the weights when the clock started
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How the sealed process agreed with the claim; d = sealed - claimed loss, nats."""
+
+    positions: int
+    mean: float  # importance-weighted mean of d
+    error: float  # standard error of that mean
+    largest: float  # the d of largest magnitude
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    outcome: Literal["scored", "crashed", "quarantined"]
+    reason: str | None = None  # of a crash or a quarantine; safe to show, never the candidate's own words
+    value: float | None = None  # bits per byte, corrected by the audit where that is significant
+    claim: float | None = None  # bits per byte as the open process claimed
+    targets: int | None = None
+    bytes: int | None = None
+    audit: Audit | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One training and scoring of one commit, whatever came of it. A failed one is a value, not an exception."""
+
+    seed: int
+    outcome: Outcome
+    value: float | None = None
+    phase: str | None = None  # where it ended, if it was not scored: import, build, warmup, train, save, score
+    reason: str | None = None  # one line
+    traceback: str | None = None  # bounded tail; of training only, since what scorers print reaches no agent
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, and `total` as seen from outside
+    steps: int | None = None
+    tokens: int | None = None
+    parameters: int | None = None
+    peak_memory: int | None = None
+    mfu: float | None = None
+    loss: float | None = None
+    claim: float | None = None
+    targets: int | None = None
+    bytes: int | None = None
+    audit: Audit | None = None
+    device_name: str | None = None
+    device_uuid: str | None = None
+    torch_version: str | None = None
+    corpus: str | None = None  # fingerprint
+    harness: str | None = None  # fingerprint of the code that measured
+    curve: tuple[Point, ...] = ()  # thinned
+
+
+# ---------------------------------------------------------------------------------------------- the verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    status: Status
+    reason: str  # one line that a person reads in the morning
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One attempt, numbered from 1 within its run; the baseline is experiment 1."""
+
+    number: int
+    tag: str
+    stage: Stage
+    status: Status = "running"
+    standing: Standing | None = None
+    title: str = ""
+    family: str = "other"
+    hypothesis: str = ""
+    expect: float | None = None
+    replies: int = 1
+    commit: str | None = None
+    parent: str | None = None  # the tip it was built on
+    lines: int | None = None  # of the edited files together
+    knobs: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    value: float | None = None
+    reason: str | None = None
+    created: float = 0.0  # seconds since the epoch
+    ended: float | None = None
+    measurements: tuple[Measurement, ...] = ()
