@@ -44,3 +44,7 @@ class AgentError(UserError):
 
 class EngineError(UserError):
     """The machine, and not the patch, kept an experiment from running."""
+
+
+class DeadlinePassed(UserError):
+    """The run's time is up in the middle of a measurement; the experiment waits for the next start."""

@@ -75,7 +75,7 @@ class Settings(BaseModel):
         int, Field(ge=16, description="positions of a claimed score that a second process must reproduce")
     ] = 1024
     memory_limit: Annotated[
-        Bytes | None, Field(gt=0, description="peak memory to stay under: told to the agent, not enforced")
+        Bytes | None, Field(gt=0, description="peak memory to stay under; above it, a change must gain twice min_gain")
     ] = None
     min_gain: Annotated[
         float, Field(ge=0, description="the smallest improvement worth keeping, in units of the metric")
@@ -239,6 +239,15 @@ class Point:
     seconds: float  # on the clock
     progress: float  # 0 to 1
     loss: float  # cross-entropy as the candidate reports it, nats per token
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a watcher is told while a trial runs."""
+
+    phase: str  # import, build, warmup, train, save, score
+    seconds: float  # since the trial began
+    point: Point | None = None  # the newest of the live curve
 
 
 @dataclass(frozen=True, slots=True)

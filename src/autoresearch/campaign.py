@@ -1,0 +1,91 @@
+"""Begin a run, or take up one that exists: all that must agree before its first step."""
+
+import secrets
+import time
+from dataclasses import replace
+
+from autoresearch.errors import CorpusError, Misuse
+from autoresearch.ledger import Ledger, Run
+from autoresearch.loop import Engine
+from autoresearch.program import parse
+from autoresearch.records import Metric, Program, Settings
+from autoresearch.workspace import Workspace, check_tag
+
+# What a program may change in the middle of a run without making its figures incomparable.
+_FREE = {"min_gain", "memory_limit", "sigma", "startup_limit"}
+
+
+def plan(
+    tag: str,
+    program: Program,
+    text: str,
+    corpus: str,
+    fingerprint: str,
+    agent: str,
+    engine: Engine,
+    workspace: Workspace,
+) -> Run:
+    """The run that would begin now, at the checked-out commit. WorkspaceError if that lacks the editable file."""
+    base = workspace.head()
+    for path in program.settings.edit:
+        workspace.read(base, path)
+    return Run(
+        tag=check_tag(tag),
+        created=time.time(),
+        program=program.name,
+        program_digest=program.digest,
+        program_text=text,
+        agent=agent,
+        device=engine.hardware,
+        corpus=corpus,
+        fingerprint=fingerprint,
+        metric=Metric(),
+        seed=secrets.token_hex(16),
+        base=base,
+    )
+
+
+def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run:
+    """The run of `new`'s tag: taken up where it stands, or `new` itself begun, with its branch in place.
+
+    A run whose baseline never scored begins again from `new`. Raises Misuse if the tag exists under another program,
+    device or way of scoring, and CorpusError if the corpus is not the one the run began with.
+    """
+    old = ledger.run(new.tag)
+    if old is None:
+        workspace.start(new.tag, new.base)
+        ledger.start(new)
+        return new
+    if new.program != old.program:
+        raise Misuse(f"run {old.tag} exists under another program, {old.program}.", _another(old.tag))
+    baseline = ledger.experiment(old.tag, 1)
+    if baseline and baseline.stage == "done" and baseline.status != "kept":
+        workspace.start(new.tag, new.base, old=workspace.branch(new.tag))
+        again = replace(new, seed=old.seed, created=old.created)
+        ledger.restart(again)
+        return again
+    _check(old, new)
+    measured = [m.harness for m in baseline.measurements if m.harness] if baseline else []
+    if measured and measured[-1] != engine.fingerprint:
+        raise Misuse(f"the code that scores has changed since run {old.tag} began.", _another(old.tag))
+    if workspace.branch(old.tag) is None:
+        tip = ledger.tip(old.tag)
+        workspace.start(old.tag, tip.commit if tip and tip.commit else old.base)
+    return old
+
+
+def _check(old: Run, new: Run) -> None:
+    """Whether figures of a run taken up again would compare with those it has."""
+    before, now = (parse(run.program, run.program_text).settings for run in (old, new))
+    keys = [key for key in Settings.model_fields if key not in _FREE | {"corpus"}]
+    changed = next((key for key in keys if getattr(before, key) != getattr(now, key)), None)
+    if changed:
+        raise Misuse(f"run {old.tag} began under a program with another {changed}.", _another(old.tag))
+    if new.fingerprint != old.fingerprint:
+        raise CorpusError(f"the corpus is not the one run {old.tag} began with ({old.corpus}).", _another(old.tag))
+    if new.device != old.device:
+        raise Misuse(f"run {old.tag} was measured on {old.device}, and this is {new.device}.", _another(old.tag))
+
+
+def _another(tag: str) -> str:
+    return f"Its figures would not compare: start another run with --tag, such as --tag {tag}-2."

@@ -1,0 +1,392 @@
+"""SQLite: the one truth about what happened. Intent is committed here before each side effect.
+
+The database lies in the repository's git directory, with a folder per experiment beside it for logs, curves,
+prompts and replies. It survives `git clean` and is seen from every worktree.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from autoresearch.errors import LedgerError
+from autoresearch.records import Exchange, Experiment, Goal, Measurement, Metric, Program, Proposal, Stage, Usage
+
+SCHEMA = 1
+MIGRATIONS: dict[int, str] = {
+    1: """
+    CREATE TABLE runs (
+        tag TEXT PRIMARY KEY, created REAL NOT NULL, program TEXT NOT NULL, program_digest TEXT NOT NULL,
+        program_text TEXT NOT NULL, agent TEXT NOT NULL, device TEXT NOT NULL, corpus TEXT NOT NULL,
+        fingerprint TEXT NOT NULL, metric TEXT NOT NULL, goal TEXT NOT NULL, seed TEXT NOT NULL, base TEXT NOT NULL
+    );
+    CREATE TABLE sessions (
+        id INTEGER PRIMARY KEY, tag TEXT NOT NULL REFERENCES runs, started REAL NOT NULL, seen REAL NOT NULL,
+        ended REAL, why TEXT
+    );
+    CREATE TABLE experiments (
+        tag TEXT NOT NULL REFERENCES runs, number INTEGER NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL,
+        standing TEXT, title TEXT NOT NULL DEFAULT '', family TEXT NOT NULL DEFAULT 'other',
+        hypothesis TEXT NOT NULL DEFAULT '', expect REAL, replies INTEGER NOT NULL DEFAULT 1, commit_id TEXT,
+        parent TEXT, lines INTEGER, knobs TEXT NOT NULL DEFAULT '{}', patch TEXT, value REAL, reason TEXT,
+        created REAL NOT NULL, ended REAL, PRIMARY KEY (tag, number)
+    );
+    CREATE TABLE measurements (
+        id INTEGER PRIMARY KEY, tag TEXT NOT NULL, number INTEGER NOT NULL, purpose TEXT NOT NULL,
+        seed INTEGER NOT NULL, changes TEXT, started REAL NOT NULL, ended REAL, value REAL, detail TEXT,
+        FOREIGN KEY (tag, number) REFERENCES experiments
+    );
+    CREATE TABLE calls (
+        id INTEGER PRIMARY KEY, tag TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, model TEXT NOT NULL,
+        seconds REAL NOT NULL, input_tokens INTEGER, cached_tokens INTEGER, output_tokens INTEGER, usd REAL,
+        FOREIGN KEY (tag, number) REFERENCES experiments
+    );
+    CREATE INDEX measured ON measurements (tag, number);
+    """
+}
+
+Purpose = Literal["first", "replay", "transfer"]
+_MEASUREMENT = TypeAdapter(Measurement)
+_MESSAGES = TypeAdapter(Exchange)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One campaign, as it began."""
+
+    tag: str
+    created: float
+    program: str
+    program_digest: str
+    program_text: str
+    agent: str
+    device: str
+    corpus: str  # as the user named it
+    fingerprint: str  # of the corpus's content
+    metric: Metric
+    seed: str
+    base: str  # the commit it started from
+
+    @property
+    def branch(self) -> str:
+        return f"autoresearch/{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One process that worked on a run. `seen` is its last sign of life; `ended` is None if it lives or was killed."""
+
+    started: float
+    seen: float
+    ended: float | None
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A measurement as the ledger holds it."""
+
+    id: int
+    number: int
+    purpose: Purpose
+    changes: Mapping[str, Any] | None
+    measurement: Measurement
+
+
+class Ledger:
+    """Opened on `<git directory>/autoresearch`. Raises LedgerError if it is unreadable or of a newer schema."""
+
+    def __init__(self, folder: Path, create: bool = True) -> None:
+        self.folder = folder
+        path = folder / "ledger.db"
+        if not create and not path.exists():
+            raise LedgerError("no run has been started in this repository.", "Start one with `autoresearch run`.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._migrate(path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(
+                f"the ledger {path} cannot be read ({error}).",
+                "Restore it from a backup, or move it aside: the commits under refs/autoresearch/ remain.",
+            ) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _migrate(self, path: Path) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise LedgerError(
+                f"the ledger {path} has schema {version}, and this autoresearch knows up to {SCHEMA}.",
+                "Upgrade autoresearch.",
+            )
+        for step in range(version + 1, SCHEMA + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step}; COMMIT;")
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on disk when it returns."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise LedgerError(f"cannot write the ledger in {self.folder} ({error}).", "Is the disk full?") from error
+
+    # ------------------------------------------------------------------------------------------ runs
+
+    def run(self, tag: str) -> Run | None:
+        row = self._db.execute("SELECT * FROM runs WHERE tag = ?", (tag,)).fetchone()
+        return _run(row) if row else None
+
+    def runs(self) -> list[Run]:
+        """All runs, the one worked on last first."""
+        order = "COALESCE((SELECT MAX(seen) FROM sessions WHERE sessions.tag = runs.tag), created) DESC"
+        return [_run(row) for row in self._db.execute(f"SELECT * FROM runs ORDER BY {order}")]
+
+    def start(self, run: Run) -> None:
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (run.tag, run.created, run.program, run.program_digest, run.program_text, run.agent, run.device,
+                 run.corpus, run.fingerprint, run.metric.name, run.metric.goal, run.seed, run.base),
+            )  # fmt: skip
+
+    def restart(self, run: Run) -> None:
+        """Begin a run again whose baseline never scored: from another commit, perhaps under an edited program."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET base = ?, program_digest = ?, program_text = ?, corpus = ?, fingerprint = ?, device = ?"
+                " WHERE tag = ?",
+                (run.base, run.program_digest, run.program_text, run.corpus, run.fingerprint, run.device, run.tag),
+            )
+            db.execute(
+                "UPDATE experiments SET stage = 'proposing', status = 'running', value = NULL, reason = NULL,"
+                " commit_id = NULL, ended = NULL WHERE tag = ? AND number = 1",
+                (run.tag,),
+            )
+
+    def enter(self, tag: str, agent: str) -> int:
+        """A process begins to work on a run: the id of its session."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET agent = ? WHERE tag = ?", (agent, tag))
+            now = time.time()
+            cursor = db.execute("INSERT INTO sessions (tag, started, seen) VALUES (?,?,?)", (tag, now, now))
+            return int(cursor.lastrowid or 0)
+
+    def leave(self, session: int, why: str) -> None:
+        with self._write() as db:
+            now = time.time()
+            db.execute("UPDATE sessions SET seen = ?, ended = ?, why = ? WHERE id = ?", (now, now, why, session))
+
+    def sessions(self, tag: str) -> list[Session]:
+        rows = self._db.execute("SELECT * FROM sessions WHERE tag = ? ORDER BY id", (tag,))
+        return [Session(row["started"], row["seen"], row["ended"], row["why"]) for row in rows]
+
+    # ------------------------------------------------------------------------------------------ experiments
+
+    def open_experiment(self, tag: str) -> Experiment:
+        """The experiment that is not done yet, as a killed process left it, or else the next one."""
+        with self._write() as db:
+            row = db.execute("SELECT * FROM experiments WHERE tag = ? AND stage != 'done'", (tag,)).fetchone()
+            if row:
+                return _experiment(row, self._measured(tag, row["number"]))
+            (last,) = db.execute("SELECT MAX(number) FROM experiments WHERE tag = ?", (tag,)).fetchone()
+            new = Experiment(number=(last or 0) + 1, tag=tag, stage="proposing", created=time.time())
+            db.execute(
+                "INSERT INTO experiments (tag, number, stage, status, created) VALUES (?,?,?,?,?)",
+                (tag, new.number, new.stage, new.status, new.created),
+            )
+            return new
+
+    def advance(self, experiment: Experiment, stage: Stage, **changes: Any) -> Experiment:
+        """Move to the next stage and set fields with it, in one transaction. Only from the stage it is in."""
+        new = replace(experiment, stage=stage, **changes)
+        columns: dict[str, Any] = {"stage": stage}
+        for name, value in changes.items():
+            columns["commit_id" if name == "commit" else name] = json.dumps(value) if name == "knobs" else value
+        with self._write() as db:
+            done = db.execute(
+                f"UPDATE experiments SET {', '.join(f'{name} = ?' for name in columns)}"
+                " WHERE tag = ? AND number = ? AND stage = ?",
+                (*columns.values(), experiment.tag, experiment.number, experiment.stage),
+            )
+            if done.rowcount != 1:
+                raise LedgerError(
+                    f"experiment {experiment.number} of run {experiment.tag} was moved on by another process.",
+                    "Let only one process work on a run.",
+                )
+            db.execute(
+                "UPDATE sessions SET seen = ? WHERE id = (SELECT MAX(id) FROM sessions WHERE tag = ?)",
+                (time.time(), experiment.tag),
+            )
+        return new
+
+    def propose(self, experiment: Experiment, proposal: Proposal) -> Experiment:
+        """Record a proposal whole, with the text of its patch until `commit` has put it into git."""
+        patch = json.dumps(dict(proposal.patch.files)) if proposal.patch else None
+        with self._write() as db:
+            db.execute(
+                "UPDATE experiments SET patch = ? WHERE tag = ? AND number = ?",
+                (patch, experiment.tag, experiment.number),
+            )
+        return self.advance(
+            experiment, "proposed", title=proposal.title, family=proposal.family, hypothesis=proposal.hypothesis,
+            expect=proposal.expect, replies=proposal.replies, reason=proposal.failure,
+        )  # fmt: skip
+
+    def patch(self, experiment: Experiment) -> dict[str, str] | None:
+        """The files of a proposal, or None if it has no patch."""
+        query = "SELECT patch FROM experiments WHERE tag = ? AND number = ?"
+        (text,) = self._db.execute(query, (experiment.tag, experiment.number)).fetchone()
+        return json.loads(text) if text else None
+
+    def experiments(self, tag: str) -> list[Experiment]:
+        rows = self._db.execute("SELECT * FROM experiments WHERE tag = ? ORDER BY number", (tag,)).fetchall()
+        return [_experiment(row, self._measured(tag, row["number"])) for row in rows]
+
+    def experiment(self, tag: str, number: int) -> Experiment | None:
+        query = "SELECT * FROM experiments WHERE tag = ? AND number = ?"
+        row = self._db.execute(query, (tag, number)).fetchone()
+        return _experiment(row, self._measured(tag, number)) if row else None
+
+    def find_commit(self, commit: str, tag: str | None = None) -> Experiment | None:
+        """The latest experiment, of this run or of any, whose commit this is."""
+        row = self._db.execute(
+            "SELECT tag, number FROM experiments WHERE commit_id = ? AND (? IS NULL OR tag = ?) ORDER BY created DESC",
+            (commit, tag, tag),
+        ).fetchone()
+        return self.experiment(row["tag"], row["number"]) if row else None
+
+    def tip(self, tag: str) -> Experiment | None:
+        """The last kept experiment; None before the baseline has a score."""
+        kept = [e for e in self.experiments(tag) if e.status == "kept" and e.standing != "rolled_back"]
+        return kept[-1] if kept else None
+
+    def folder_of(self, tag: str, number: int) -> Path:
+        """Where an experiment's logs, curves, prompts and replies lie; made if missing."""
+        folder = self.folder / "runs" / tag / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    # ------------------------------------------------------------------------------------------ measurements
+
+    def begin(
+        self, experiment: Experiment, purpose: Purpose, seed: int, changes: Mapping[str, Any] | None = None
+    ) -> int:
+        """Record that a measurement is about to run: its id. One that was begun with this seed and cut short is it."""
+        with self._write() as db:
+            row = db.execute(
+                "SELECT id FROM measurements"
+                " WHERE tag = ? AND number = ? AND seed = ? AND purpose = ? AND ended IS NULL",
+                (experiment.tag, experiment.number, seed, purpose),
+            ).fetchone()
+            if row:
+                db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
+                return int(row["id"])
+            cursor = db.execute(
+                "INSERT INTO measurements (tag, number, purpose, seed, changes, started) VALUES (?,?,?,?,?,?)",
+                (
+                    experiment.tag,
+                    experiment.number,
+                    purpose,
+                    seed,
+                    json.dumps(changes) if changes else None,
+                    time.time(),
+                ),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def finish(self, id: int, measurement: Measurement) -> None:
+        with self._write() as db:
+            db.execute(
+                "UPDATE measurements SET ended = ?, value = ?, detail = ? WHERE id = ?",
+                (time.time(), measurement.value, _MEASUREMENT.dump_json(measurement).decode(), id),
+            )
+
+    def recorded(self, tag: str, number: int | None = None) -> list[Recorded]:
+        """Finished measurements of a run, or of one experiment of it, in order."""
+        rows = self._db.execute(
+            "SELECT * FROM measurements WHERE tag = ? AND (? IS NULL OR number = ?) AND detail IS NOT NULL ORDER BY id",
+            (tag, number, number),
+        )
+        return [
+            Recorded(row["id"], row["number"], row["purpose"], json.loads(row["changes"] or "null"), _measurement(row))
+            for row in rows
+        ]
+
+    def _measured(self, tag: str, number: int) -> tuple[Measurement, ...]:
+        return tuple(r.measurement for r in self.recorded(tag, number) if r.purpose != "transfer")
+
+    def repeats(self, tag: str) -> list[list[float]]:
+        """Values of experiments measured more than once on one device by one harness."""
+        groups: dict[tuple[object, ...], list[float]] = {}
+        for record in self.recorded(tag):
+            m = record.measurement
+            if m.value is not None and record.purpose != "transfer":
+                groups.setdefault((record.number, m.device_uuid or m.device_name, m.corpus, m.harness), []).append(
+                    m.value
+                )
+        return [values for values in groups.values() if len(values) > 1]
+
+    # ------------------------------------------------------------------------------------------ model calls
+
+    def charge(self, experiment: Experiment, exchange: Exchange) -> None:
+        """Record a model call, the whole exchange in a file beside the ledger, before its reply is used."""
+        usage = exchange.usage
+        with self._write() as db:
+            cursor = db.execute(
+                "INSERT INTO calls (tag, number, at, model, seconds, input_tokens, cached_tokens, output_tokens, usd)"
+                " VALUES (?,?,?,?,?,?,?,?,?)",
+                (experiment.tag, experiment.number, time.time(), exchange.model, exchange.seconds, usage.input_tokens,
+                 usage.cached_tokens, usage.output_tokens, usage.usd),
+            )  # fmt: skip
+            folder = self.folder_of(experiment.tag, experiment.number)
+            (folder / f"call-{cursor.lastrowid}.json").write_bytes(_MESSAGES.dump_json(exchange, indent=1))
+
+    def calls(self, tag: str) -> int:
+        (count,) = self._db.execute("SELECT COUNT(*) FROM calls WHERE tag = ?", (tag,)).fetchone()
+        return int(count)
+
+    def usage(self, tag: str) -> Usage:
+        """Totals over a run; a sum is None if no call reported that number."""
+        row = self._db.execute(
+            "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(usd) FROM calls WHERE tag = ?",
+            (tag,),
+        ).fetchone()
+        return Usage(*row)
+
+
+def _run(row: sqlite3.Row) -> Run:
+    fields = dict(row)
+    goal: Goal = fields.pop("goal")
+    return Run(metric=Metric(fields.pop("metric"), goal), **fields)
+
+
+def _experiment(row: sqlite3.Row, measurements: tuple[Measurement, ...]) -> Experiment:
+    fields = {name: row[name] for name in row.keys() if name not in ("patch", "commit_id", "knobs")}  # noqa: SIM118
+    return Experiment(**fields, commit=row["commit_id"], knobs=json.loads(row["knobs"]), measurements=measurements)
+
+
+def _measurement(row: sqlite3.Row) -> Measurement:
+    try:
+        return _MEASUREMENT.validate_json(row["detail"])
+    except ValidationError as error:
+        raise LedgerError(
+            f"measurement {row['id']} in the ledger is not readable.", "Was the ledger edited by hand?"
+        ) from error

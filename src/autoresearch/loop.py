@@ -1,0 +1,243 @@
+"""The cycle: propose, commit, train and score, decide, keep or revert, until time or experiments are spent.
+
+Each stage takes the experiment as it stands and returns it one stage further, written to the ledger. A process that
+is killed at any point leaves an experiment in some stage, and the next start goes on from there.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from autoresearch import decide, knobs, trial
+from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.ledger import Ledger, Run
+from autoresearch.records import (
+    Brief,
+    CorpusView,
+    Experiment,
+    Measurement,
+    Patch,
+    Program,
+    Progress,
+    Proposal,
+    Trial,
+)
+from autoresearch.units import format_duration
+from autoresearch.workspace import Workspace
+
+BASELINE = Proposal(title="baseline", hypothesis="The file as it is.", patch=Patch({}))
+
+
+class Agent(Protocol):
+    """Who proposes."""
+
+    def propose(self, brief: Brief) -> Proposal: ...
+
+
+class Engine(Protocol):
+    """Where experiments run."""
+
+    hardware: str  # one line: what an experiment runs on
+    fingerprint: str  # of the code that measures
+
+    def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement: ...
+
+
+class Watcher(Protocol):
+    """Who looks on: told of every stage and of progress within one."""
+
+    def stage(self, experiment: Experiment) -> None: ...
+
+    def progress(self, experiment: Experiment, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop: at a time (seconds since the epoch), and at a number of experiments in the run, the baseline's
+    included. None: no such limit."""
+
+    deadline: float | None = None
+    experiments: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One run at work, with all it needs at hand."""
+
+    run: Run
+    program: Program
+    ledger: Ledger
+    workspace: Workspace
+    agent: Agent
+    engine: Engine
+    corpus: Callable[[int], CorpusView]  # the corpus encoded with a vocabulary of that size
+    watcher: Watcher
+
+    def until(self, limits: Limits) -> str:
+        """Run experiments until a limit is reached, which it returns in words. Raises UserError if it cannot go on."""
+        while True:
+            if why := self._spent(limits):
+                return why
+            experiment = self.ledger.open_experiment(self.run.tag)
+            while experiment.stage != "done":
+                if why := self._too_late(experiment, limits):
+                    return why
+                self.watcher.stage(experiment)
+                try:
+                    experiment = self._step(experiment, limits)
+                except DeadlinePassed:
+                    return "the time is up"
+            self.watcher.stage(experiment)
+            if experiment.number == 1 and experiment.status != "kept":
+                raise EngineError(f"the baseline {experiment.status}: {experiment.reason}.", self._mend(experiment))
+
+    def _step(self, experiment: Experiment, limits: Limits) -> Experiment:
+        match experiment.stage:
+            case "proposing":
+                return self.propose(experiment)
+            case "proposed":
+                return self.commit(experiment)
+            case "committed" | "running":
+                return self.measure(experiment, limits.deadline)
+            case "measured":
+                return self.decide(experiment)
+            case _:
+                return self.settle(experiment)
+
+    # ------------------------------------------------------------------------------------------ the stages
+
+    def propose(self, experiment: Experiment) -> Experiment:
+        """Ask the agent, who sees the files at the tip and what the ledger remembers."""
+        if experiment.number == 1:
+            return self.ledger.propose(experiment, BASELINE)
+        proposal = self.agent.propose(
+            Brief(
+                program=self.program,
+                metric=self.run.metric,
+                files={path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit},
+                history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
+                number=experiment.number,
+                tag=self.run.tag,
+                hardware=self.engine.hardware,
+                seed=self._seed(experiment.number, 0),
+            )
+        )
+        return self.ledger.propose(experiment, proposal)
+
+    def commit(self, experiment: Experiment) -> Experiment:
+        """Put the patch into git: a commit on the tip, held by the attempt's ref. No patch: the experiment has failed."""
+        tip, number, files = self._tip(), experiment.number, self.ledger.patch(experiment)
+        if files is None:
+            return self.ledger.advance(experiment, "decided", status="failed")
+        if files:
+            commit = self.workspace.commit(self.run.tag, number, tip, files, _message(experiment, self.run.tag))
+        else:
+            commit = tip
+            self.workspace.mark(self.run.tag, number, commit)
+        texts = [self.workspace.read(commit, path) for path in self.program.settings.edit]
+        return self.ledger.advance(
+            experiment,
+            "committed",
+            commit=commit,
+            parent=tip,
+            lines=sum(len(text.splitlines()) for text in texts),
+            knobs=knobs.values(texts[0]),
+        )
+
+    def measure(self, experiment: Experiment, deadline: float | None = None) -> Experiment:
+        """Train and score the commit. Whatever comes of it is a measurement."""
+        assert experiment.commit
+        seed = self._seed(experiment.number, 1)
+        id = self.ledger.begin(experiment, "first", seed)
+        if experiment.stage == "committed":
+            experiment = self.ledger.advance(experiment, "running")
+        tip = self.ledger.tip(self.run.tag)
+        try:
+            prepared = trial.build(
+                self.program,
+                self.workspace.read(experiment.commit, self.program.settings.edit[0]),
+                seed,
+                self.corpus,
+                self.ledger.folder_of(self.run.tag, experiment.number),
+                incumbent=self.ledger.folder_of(self.run.tag, tip.number) / "losses.npz" if tip else None,
+                keep=True,
+                deadline=deadline,
+            )
+            measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
+        except trial.Unfit as error:
+            measurement = trial.unfit(seed, error)
+        self.ledger.finish(id, measurement)
+        return self.ledger.advance(experiment, "measured", value=measurement.value)
+
+    def decide(self, experiment: Experiment) -> Experiment:
+        """Keep it or not, and why."""
+        recorded = self.ledger.recorded(self.run.tag, experiment.number)
+        measurement = [r.measurement for r in recorded if r.purpose == "first"][-1]
+        tip = self.ledger.tip(self.run.tag)
+        verdict = decide.decide(self.program.settings, self.run.metric, tip, measurement, experiment.lines or 0)
+        standing = "provisional" if verdict.status == "kept" and tip is not None else None
+        return self.ledger.advance(
+            experiment, "decided", status=verdict.status, reason=verdict.reason, standing=standing
+        )
+
+    def settle(self, experiment: Experiment) -> Experiment:
+        """Make the verdict true in git, and let go of what is not needed any more."""
+        if experiment.status == "kept" and experiment.commit and experiment.parent:
+            self.workspace.keep(self.run.tag, experiment.commit, experiment.parent)
+        kept = [e.number for e in self.ledger.experiments(self.run.tag) if e.status == "kept"]
+        for number in {experiment.number, *kept} - {1, *kept[-1:]}:
+            for name in ("weights.safetensors", "losses.npz"):
+                (self.ledger.folder_of(self.run.tag, number) / name).unlink(missing_ok=True)
+        return self.ledger.advance(experiment, "done", ended=time.time())
+
+    # ------------------------------------------------------------------------------------------ limits
+
+    def _spent(self, limits: Limits) -> str | None:
+        done = [e for e in self.ledger.experiments(self.run.tag) if e.stage == "done"]
+        if limits.experiments is not None and len(done) >= limits.experiments:
+            return f"{len(done)} experiments are done"
+        return None
+
+    def _too_late(self, experiment: Experiment, limits: Limits) -> str | None:
+        """An experiment that cannot finish before the deadline is not started; nor is a proposal for one."""
+        if limits.deadline is None or experiment.stage in ("measured", "decided"):
+            return None
+        left = limits.deadline - time.time()
+        if left < self._expected():
+            return (
+                f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(self._expected())}"
+            )
+        return None
+
+    def _expected(self) -> float:
+        """Seconds that one more training and scoring will take: the longest of the last five, or a guess."""
+        recorded = self.ledger.recorded(self.run.tag)[-5:]
+        totals = [r.measurement.seconds.get("total", 0.0) for r in recorded if r.measurement.outcome == "scored"]
+        return max(totals, default=self.program.settings.budget * 1.1 + 10)
+
+    # ------------------------------------------------------------------------------------------ helpers
+
+    def _tip(self) -> str:
+        tip = self.ledger.tip(self.run.tag)
+        return tip.commit if tip and tip.commit else self.run.base
+
+    def _seed(self, number: int, measurement: int) -> int:
+        return seed_of(self.run, number, measurement)
+
+    def _mend(self, experiment: Experiment) -> str:
+        log = self.ledger.folder_of(self.run.tag, experiment.number) / "train.log"
+        where = f" Its log is {log}." if log.exists() else ""
+        return f"Mend {self.program.settings.edit[0]}, commit, and run again.{where}"
+
+
+def seed_of(run: Run, number: int, measurement: int) -> int:
+    """A seed nobody chose: a hash of the run's secret, the experiment and the measurement, 31 bits."""
+    return int.from_bytes(hashlib.sha256(f"{run.seed}/{number}/{measurement}".encode()).digest()[:4]) >> 1
+
+
+def _message(experiment: Experiment, tag: str) -> str:
+    body = [experiment.title, "", experiment.hypothesis, "", f"Experiment: {tag}/{experiment.number}"]
+    return "\n".join(body + [f"Family: {experiment.family}"])

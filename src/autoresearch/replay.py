@@ -1,0 +1,127 @@
+"""Measure a recorded commit again: does its figure repeat, and does it transfer to other constants?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from autoresearch import decide, knobs, trial
+from autoresearch.errors import Misuse
+from autoresearch.ledger import Ledger, Purpose, Run
+from autoresearch.loop import Engine, Watcher, seed_of
+from autoresearch.program import parse
+from autoresearch.records import CorpusView, Experiment, Measurement, Program
+from autoresearch.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A recorded experiment beside its new measurements. `agreement` is None where the two cannot be compared."""
+
+    experiment: Experiment
+    changes: Mapping[str, knobs.Value]
+    measurements: tuple[Measurement, ...]
+    agreement: decide.Agreement | None
+    spread: decide.Spread
+
+
+def find(name: str, tag: str | None, workspace: Workspace, ledger: Ledger) -> Experiment:
+    """The experiment meant by its number (of run `tag`, or of the run worked on last) or by a commit."""
+    number = name.removeprefix("#")
+    if number.isdigit() and len(number) < 4:
+        runs = [run.tag for run in ledger.runs()]
+        if tag is None and not runs:
+            raise Misuse("no run has been started in this repository.", "Start one with `autoresearch run`.")
+        chosen = tag or runs[0]
+        if experiment := ledger.experiment(chosen, int(number)):
+            return experiment
+        raise Misuse(f"run {chosen} has no experiment {number}.", "`autoresearch log` lists them.")
+    commit = workspace.resolve(name)
+    found = ledger.find_commit(commit, tag)
+    if found is None:
+        raise Misuse(f"commit {commit[:10]} is no experiment of a run here.", "`autoresearch log` lists them.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Replayer:
+    """All that a replay needs at hand."""
+
+    run: Run
+    ledger: Ledger
+    workspace: Workspace
+    engine: Engine
+    corpus: Callable[[int], CorpusView]
+    watcher: Watcher
+
+    def replay(
+        self,
+        experiment: Experiment,
+        seeds: int = 1,
+        changes: Mapping[str, knobs.Value] | None = None,
+        budget: float | None = None,
+    ) -> Replay:
+        """Train and score the experiment's commit again with `seeds` fresh seeds, each a measurement in the ledger.
+
+        `changes` sets knobs and `budget` (seconds) the training time: what is measured then is another thing than
+        what was recorded, so the ledger keeps it apart. Raises Misuse for a knob that the file does not have.
+        """
+        changes = changes or {}
+        program = self._program(budget)
+        source = self._source(experiment, program, changes)
+        purpose: Purpose = "transfer" if changes or budget else "replay"
+        noted = {**changes, **({"budget": budget} if budget else {})}
+        first = len(self.ledger.recorded(self.run.tag, experiment.number)) + 1
+        measurements = []
+        for index in range(seeds):
+            seed = seed_of(self.run, experiment.number, first + index)
+            id = self.ledger.begin(experiment, purpose, seed, noted)
+            measurement = self._measure(experiment, program, source, seed)
+            self.ledger.finish(id, measurement)
+            measurements.append(measurement)
+        return self._compare(experiment, program, noted, tuple(measurements))
+
+    def _program(self, budget: float | None) -> Program:
+        program = parse(self.run.program, self.run.program_text)
+        if budget is None:
+            return program
+        return replace(program, settings=program.settings.model_copy(update={"budget": budget}))
+
+    def _source(self, experiment: Experiment, program: Program, changes: Mapping[str, knobs.Value]) -> str:
+        if experiment.commit is None:
+            raise Misuse(
+                f"experiment {experiment.number} has no commit: {experiment.reason or 'no patch applied'}.",
+                "Replay one that has: `autoresearch log` lists them.",
+            )
+        path = program.settings.edit[0]
+        source = self.workspace.read(experiment.commit, path)
+        known = knobs.read(source)
+        for name in changes:
+            if name not in known:
+                raise Misuse(f"{path} has no constant {name} there.", f"It has {', '.join(known)}.")
+        return knobs.assign(source, changes)
+
+    def _measure(self, experiment: Experiment, program: Program, source: str, seed: int) -> Measurement:
+        logs = self.ledger.folder_of(self.run.tag, experiment.number) / f"seed-{seed}"
+        logs.mkdir(exist_ok=True)
+        tip = self.ledger.tip(self.run.tag)
+        incumbent = self.ledger.folder_of(self.run.tag, tip.number) / "losses.npz" if tip else None
+        try:
+            prepared = trial.build(program, source, seed, self.corpus, Path(logs), incumbent=incumbent)
+        except trial.Unfit as error:
+            return trial.unfit(seed, error)
+        return self.engine.measure(prepared, partial(self.watcher.progress, experiment))
+
+    def _compare(
+        self,
+        experiment: Experiment,
+        program: Program,
+        noted: Mapping[str, knobs.Value],
+        measurements: tuple[Measurement, ...],
+    ) -> Replay:
+        spread = decide.spread(program.settings.sigma, self.ledger.repeats(self.run.tag))
+        values = [m.value for m in measurements if m.value is not None]
+        agreement = None
+        if experiment.value is not None and values and not noted:
+            agreement = decide.agreement(experiment.value, values, spread)
+        return Replay(experiment, noted, measurements, agreement, spread)

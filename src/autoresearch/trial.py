@@ -1,0 +1,61 @@
+"""A file, a program and a corpus -> Trial: what the loop and a replay both have to settle before the engine runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoresearch import knobs
+from autoresearch.records import CorpusView, Measurement, Program, Trial
+
+
+class Unfit(Exception):
+    """The file cannot be tried under this program. Its text is one line for the agent, and the ledger's reason."""
+
+
+def build(
+    program: Program,
+    source: str,
+    seed: int,
+    corpus: Callable[[int], CorpusView],
+    logs: Path,
+    *,
+    incumbent: Path | None = None,
+    keep: bool = False,
+    deadline: float | None = None,
+) -> Trial:
+    """The trial of one file. Raises Unfit if its constants break the program's rules, before any process starts.
+
+    `incumbent` holds the tip's losses, from which the audit's positions are drawn; `keep` leaves the weights and the
+    losses in `logs`.
+    """
+    settings = program.settings
+    constants = knobs.values(source)
+    vocab_size, context = constants.get("VOCAB_SIZE"), constants.get("CONTEXT")
+    for name, value in (("VOCAB_SIZE", vocab_size), ("CONTEXT", context)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Unfit(f"{settings.edit[0]} has no line `{name} = <integer>` at its top level")
+    assert isinstance(vocab_size, int)
+    assert isinstance(context, int)
+    if vocab_size not in settings.vocab_sizes:
+        allowed = ", ".join(map(str, settings.vocab_sizes))
+        raise Unfit(f"VOCAB_SIZE is {vocab_size}, and the program allows {allowed}")
+    view = corpus(vocab_size)
+    if not 2 <= context <= view.validation.tokens:
+        raise Unfit(f"CONTEXT is {context}, and must be from 2 to {view.validation.tokens}")
+    return Trial(
+        source=source,
+        seed=seed,
+        vocab_size=vocab_size,
+        context=context,
+        corpus=view,
+        settings=settings,
+        incumbent=str(incumbent) if incumbent and incumbent.exists() else None,
+        keep_weights=str(logs / "weights.safetensors") if keep else None,
+        keep_losses=str(logs / "losses.npz") if keep else None,
+        logs=str(logs),
+        deadline=deadline,
+    )
+
+
+def unfit(seed: int, error: Unfit) -> Measurement:
+    """The measurement of a file that was not worth starting."""
+    return Measurement(seed=seed, outcome="crashed", phase="check", reason=str(error))

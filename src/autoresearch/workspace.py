@@ -1,0 +1,215 @@
+"""Git: the run's branch, a commit and a ref per attempt, keep or revert.
+
+Commits are built with a private index and `commit-tree`: the user's working tree, index and checked-out branch are
+never touched. Keeping is a compare-and-swap of the run's branch; reverting leaves it where it is.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import git
+
+from autoresearch.errors import Misuse, WorkspaceError
+
+NULL = "0" * 40
+_NOBODY = {"NAME": "autoresearch", "EMAIL": "autoresearch@localhost"}
+
+
+def check_tag(tag: str) -> str:
+    """A run's tag is part of a branch's, a ref's and a folder's name: Misuse if it cannot be."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", tag) or ".." in tag or tag.endswith((".", ".lock")):
+        raise Misuse(f"{tag!r} cannot be a tag.", "Use letters, digits, '.', '_' and '-', such as nov20.")
+    return tag
+
+
+class Workspace:
+    """The git repository around `path`. WorkspaceError if there is none, if it is bare, or without a commit."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._repo = git.Repo(path, search_parent_directories=True)
+        except git.InvalidGitRepositoryError:
+            raise WorkspaceError(
+                f"{path} is not in a git repository.", "Make a lab with `autoresearch init DIR` and run there."
+            ) from None
+        except git.NoSuchPathError:
+            raise WorkspaceError(
+                f"there is no folder {path}.", "Go to a lab made by `autoresearch init DIR`."
+            ) from None
+        if self._repo.bare:
+            raise WorkspaceError(f"the repository at {path} is bare.", "Clone it, and run in the clone.")
+        if not self._repo.head.is_valid():
+            raise WorkspaceError(
+                "the repository has no commits.", "Commit first: `git add -A && git commit -m 'Start'`."
+            )
+        self.root = Path(str(self._repo.working_tree_dir))
+        self.state = Path(str(self._repo.common_dir)) / "autoresearch"
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def head(self) -> str:
+        return str(self._repo.head.commit.hexsha)
+
+    def read(self, commit: str, path: str) -> str:
+        """Text of a file in a commit. WorkspaceError if it is missing, a link, or not UTF-8."""
+        mode, blob = self._entry(commit, path)
+        if mode not in ("100644", "100755"):
+            raise WorkspaceError(
+                f"{path} is not a plain file in commit {commit[:10]}.", "Replace it by one and commit."
+            )
+        try:
+            return bytes(self._repo.odb.stream(bytes.fromhex(blob)).read()).decode("utf-8")
+        except UnicodeDecodeError:
+            raise WorkspaceError(f"{path} is not UTF-8 text in commit {commit[:10]}.", "Convert it.") from None
+
+    def _entry(self, commit: str, path: str) -> tuple[str, str]:
+        line = self._git("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
+        if not line or "\0" in line:
+            raise WorkspaceError(
+                f"{path} is not in commit {commit[:10]}.",
+                f"Commit it, or name another file as `edit` (the commit is the one you have checked out: {path} must "
+                "be tracked).",
+            )
+        mode, _, rest = line.partition(" ")
+        return mode, rest.split(" ", 1)[1].split("\t")[0]
+
+    def uncommitted(self, path: str) -> bool:
+        """Whether the working tree's copy of a file differs from the checked-out commit's."""
+        try:
+            return (self.root / path).read_bytes() != self.read(self.head(), path).encode()
+        except OSError:
+            return True
+
+    def resolve(self, name: str) -> str:
+        """The full id of a commit given by a prefix, a branch or a ref. Misuse if unknown or ambiguous."""
+        try:
+            return self._git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+        except git.GitCommandError as error:
+            if "ambiguous" in str(error.stderr):
+                raise Misuse(f"{name} is the beginning of several commits.", "Give more of it.") from None
+            raise Misuse(f"there is no commit {name}.", "`autoresearch log` lists them.") from None
+
+    def diff(self, old: str, new: str) -> str:
+        return self._git("diff", "--no-color", "--no-ext-diff", old, new)
+
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Whether `ancestor` is in the history of `commit`."""
+        try:
+            self._git("merge-base", "--is-ancestor", ancestor, commit)
+        except git.GitCommandError:
+            return False
+        return True
+
+    def branch(self, tag: str) -> str | None:
+        """Where the run's branch points; None if there is no such branch."""
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", f"refs/heads/autoresearch/{tag}^{{commit}}")
+        except git.GitCommandError:
+            return None
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def start(self, tag: str, base: str, old: str | None = None) -> None:
+        """Make the run's branch at `base`, or move it there from `old`. Raises if something is in the way."""
+        self._not_checked_out(tag)
+        for blocking in ("refs/heads/autoresearch", f"refs/autoresearch/{tag}"):
+            if self._git("for-each-ref", "--count=1", "--format=%(refname)", blocking) == blocking:
+                name = blocking.removeprefix("refs/heads/")
+                raise WorkspaceError(
+                    f"a branch named {name} is in the way of autoresearch/{tag}.",
+                    f"Rename it: `git branch -m {name} something-else`.",
+                )
+        if self.branch(tag) != base:
+            self._move(f"refs/heads/autoresearch/{tag}", base, old or NULL)
+
+    def commit(self, tag: str, number: int, parent: str, files: Mapping[str, str], message: str) -> str:
+        """A commit of `files` on top of `parent`, held by refs/autoresearch/<tag>/<number>: its id."""
+        with tempfile.TemporaryDirectory(prefix="autoresearch-index-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_identity(self._repo)}
+            self._git("read-tree", parent, env=env)
+            for path, text in files.items():
+                mode, _ = self._entry(parent, path)
+                blob = self._hash(text)
+                self._git("update-index", "--cacheinfo", f"{mode},{blob},{path}", env=env)
+            tree = self._git("write-tree", env=env)
+            commit = self._git("commit-tree", tree, "-p", parent, "-m", message, env=env)
+        self.mark(tag, number, commit)
+        return commit
+
+    def mark(self, tag: str, number: int, commit: str) -> None:
+        """Hold a commit by the attempt's ref, so that nothing collects it."""
+        self._git("update-ref", f"refs/autoresearch/{tag}/{number}", commit)
+
+    def attempt(self, tag: str, number: int) -> str | None:
+        """The commit an attempt's ref holds, if any."""
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", f"refs/autoresearch/{tag}/{number}^{{commit}}")
+        except git.GitCommandError:
+            return None
+
+    def keep(self, tag: str, commit: str, tip: str) -> None:
+        """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error."""
+        if self.branch(tag) == commit:
+            return
+        self._not_checked_out(tag)
+        self._move(f"refs/heads/autoresearch/{tag}", commit, tip)
+
+    def _move(self, ref: str, new: str, old: str) -> None:
+        try:
+            self._git("update-ref", ref, new, old)
+        except git.GitCommandError as error:
+            name = ref.removeprefix("refs/heads/")
+            raise WorkspaceError(
+                f"branch {name} is not at {old[:10]}, where this run left it ({_last(error)}).",
+                f"Put it back with `git branch -f {name} {old[:10]}`, or start another run with --tag.",
+            ) from None
+
+    def _not_checked_out(self, tag: str) -> None:
+        branch = f"autoresearch/{tag}"
+        if not self._repo.head.is_detached and self._repo.head.reference.path == f"refs/heads/{branch}":
+            raise WorkspaceError(
+                f"{branch} is checked out here, and a run moves it.", "Check out another branch: `git switch -`."
+            )
+
+    def _hash(self, text: str) -> str:
+        """Store a text as it is, past any line-ending or clean filter: the id of its blob."""
+        with tempfile.NamedTemporaryFile(prefix="autoresearch-blob-") as file:
+            file.write(text.encode())
+            file.flush()
+            return self._git("hash-object", "-w", "--no-filters", "--", file.name)
+
+    def _git(self, *command: str, env: Mapping[str, str] | None = None) -> str:
+        name, *arguments = command
+        # The user's working tree may be a worktree or have GIT_* set; GitPython runs in it, and that is what we want.
+        return str(self._repo.git.execute(["git", name, *arguments], env=dict(env or {}), strip_newline_in_stdout=True))
+
+
+def create(folder: Path, files: Mapping[str, str], message: str) -> None:
+    """A new repository with one commit of `files`. WorkspaceError if the folder holds anything already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(f"{folder} exists and is not empty.", "Name a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    repo = git.Repo.init(folder, initial_branch="main")
+    repo.git.add("--all")
+    repo.git.execute(["git", "commit", "--quiet", "--message", message], env=_identity(repo))
+    repo.close()
+
+
+def _identity(repo: git.Repo) -> dict[str, str]:
+    """Nothing where git knows who the user is; else a name, since git refuses to commit without one."""
+    try:
+        repo.git.var("GIT_COMMITTER_IDENT")
+    except git.GitCommandError:
+        return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _NOBODY.items()}
+    return {}
+
+
+def _last(error: git.GitCommandError) -> str:
+    lines = [line.strip() for line in str(error.stderr).splitlines() if line.strip()]
+    return lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "git refused"
