@@ -1,0 +1,143 @@
+"""Preparing a corpus: read, split, learn tokenizers, encode. Each stage is finished, noted in the manifest and kept."""
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from autoresearch.corpus import sources, tokenizer
+from autoresearch.corpus.files import has_size, remove_partial, replacing
+from autoresearch.corpus.manifest import (
+    SPLITS,
+    Layout,
+    Manifest,
+    Split,
+    SplitTokens,
+    Vocabulary,
+    load,
+    save,
+    text_files,
+    tokenizer_files,
+)
+from autoresearch.corpus.progress import Progress, silent
+from autoresearch.corpus.split import read_batches, split_source
+from autoresearch.corpus.store import Corpus, folder, prepare_command
+from autoresearch.errors import CorpusError, Misuse
+from autoresearch.units import format_size
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BATCH = 1 << 22  # bytes of text in memory at once
+
+
+def prepare(spec: str, vocab_sizes: Sequence[int], cache: Path, progress: Progress = silent) -> Corpus:
+    """Read the source, split it and encode it with every vocabulary, below `cache`; what is done already is kept.
+
+    May be interrupted at any point and called again, and called by several processes at once. CorpusError: the source
+    cannot be read, is too small, or the disk is full. Misuse: a vocabulary size outside 256 to 65536.
+    """
+    for size in vocab_sizes:
+        _check_size(size)
+    source = sources.find(spec)
+    layout = Layout(folder(source, cache))
+    with _working(layout, spec, source.size, vocab_sizes):
+        manifest = _prepare_text(source, layout, progress)
+        for size in vocab_sizes:
+            manifest = _prepare_vocabulary(layout, manifest, size, progress)
+    return Corpus(layout.root, source.name, manifest.fingerprint, manifest)
+
+
+def ensure(corpus: Corpus, vocab_size: int, progress: Progress = silent) -> Corpus:
+    """The corpus with one more vocabulary, encoded now if it is not yet; from its own text, not from the source."""
+    _check_size(vocab_size)
+    size = sum(entry.bytes for entry in corpus.manifest.splits.values())
+    with _working(corpus.layout, corpus.manifest.spec, size, [vocab_size]):
+        manifest = _prepare_vocabulary(corpus.layout, load(corpus.layout) or corpus.manifest, vocab_size, progress)
+    return Corpus(corpus.root, corpus.name, manifest.fingerprint, manifest)
+
+
+def _check_size(vocab_size: int) -> None:
+    if not 256 <= vocab_size <= 65536:
+        raise Misuse(f"A vocabulary of {vocab_size} cannot be.", "Choose 256 (bytes) to 65536.")
+
+
+@contextmanager
+def _working(layout: Layout, spec: str, source_size: int, vocab_sizes: Sequence[int]) -> Iterator[None]:
+    """Hold the corpus's folder alone; say what a failing disk means."""
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(layout.lock):
+            remove_partial(layout.root)
+            yield
+    except OSError as error:
+        again = f"then run {prepare_command(spec)} again: what is finished is kept."
+        if error.errno in _FULL:
+            need = format_size(_bytes_needed(layout, source_size, vocab_sizes))
+            raise CorpusError(
+                f"The disk is full: preparing {spec} in {layout.root} needs about {need} more.",
+                f"Free as much or choose another cache folder, {again}",
+            ) from error
+        raise CorpusError(f"{layout.root} cannot be written: {error}.", f"Repair that, {again}") from error
+
+
+def _bytes_needed(layout: Layout, source_size: int, vocab_sizes: Sequence[int]) -> int:
+    """What the stages still to do will write: about 2 bytes a token, and 3 bytes of text a token of a BPE."""
+    manifest = load(layout)
+    text = sum(entry.bytes for entry in manifest.splits.values()) if manifest else source_size
+    needed = 0 if manifest else 2 * text  # as it comes, and split
+    for size in vocab_sizes:
+        vocabulary = manifest.vocabularies.get(size) if manifest else None
+        done = [manifest.splits[split].bytes for split in vocabulary.splits] if manifest and vocabulary else []
+        needed += (text - sum(done)) * 2 // (1 if size == tokenizer.BYTES else 3)
+    return needed
+
+
+def _prepare_text(source: sources.Source, layout: Layout, progress: Progress) -> Manifest:
+    old = load(layout)
+    if old and all(has_size(path, record) for path, record in text_files(layout, old)):
+        return old
+    new = split_source(source, layout, progress)
+    if sources.find(source.spec).identity != source.identity:
+        raise CorpusError(
+            f"The corpus {source.spec} changed while it was read.", "Run prepare again when it is at rest."
+        )
+    if old and old.splits == new.splits:  # text was damaged and is as it was: so are the tokens
+        new = new.model_copy(update={"vocabularies": old.vocabularies})
+    save(layout, new)
+    return new
+
+
+def _prepare_vocabulary(layout: Layout, manifest: Manifest, size: int, progress: Progress) -> Manifest:
+    vocabulary = manifest.vocabularies.get(size)
+    if not vocabulary or not all(has_size(*file) for file in tokenizer_files(layout, manifest, size)):
+        vocabulary = tokenizer.learn(layout, size, manifest.splits["train"].bytes, progress)
+        manifest = _note(layout, manifest, size, vocabulary)
+    encode: tokenizer.Encoder | None = None
+    for split in SPLITS:
+        entry = vocabulary.splits.get(split)
+        if entry and has_size(layout.tokens(split, size), entry.file):
+            continue
+        encode = encode or tokenizer.encoder(layout, size)
+        entry = _encode_split(layout, manifest, split, size, encode, progress)
+        vocabulary = vocabulary.model_copy(update={"splits": {**vocabulary.splits, split: entry}})
+        manifest = _note(layout, manifest, size, vocabulary)
+    return manifest
+
+
+def _note(layout: Layout, manifest: Manifest, size: int, vocabulary: Vocabulary) -> Manifest:
+    manifest = manifest.model_copy(update={"vocabularies": {**manifest.vocabularies, size: vocabulary}})
+    save(layout, manifest)
+    return manifest
+
+
+def _encode_split(
+    layout: Layout, manifest: Manifest, split: Split, size: int, encode: tokenizer.Encoder, progress: Progress
+) -> SplitTokens:
+    stage, done, total = f"encoding {split} with {size}", 0, manifest.splits[split].bytes
+    with replacing(layout.tokens(split, size)) as out:
+        for documents in read_batches(layout, split, _BATCH):
+            out.write(encode(documents).tobytes())
+            done += sum(map(len, documents))
+            progress(stage, done, total)
+    return SplitTokens(tokens=out.size // 2, file=out.record)
