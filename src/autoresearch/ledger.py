@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from autoresearch.errors import LedgerError
-from autoresearch.records import Exchange, Experiment, Goal, Measurement, Metric, Program, Proposal, Stage, Usage
+from autoresearch.records import Exchange, Experiment, Goal, Measurement, Metric, Proposal, Stage, Usage
 
 SCHEMA = 1
 MIGRATIONS: dict[int, str] = {
@@ -171,8 +171,8 @@ class Ledger:
         """Begin a run again whose baseline never scored: from another commit, perhaps under an edited program."""
         with self._write() as db:
             db.execute(
-                "UPDATE runs SET base = ?, program_digest = ?, program_text = ?, corpus = ?, fingerprint = ?, device = ?"
-                " WHERE tag = ?",
+                "UPDATE runs SET base = ?, program_digest = ?, program_text = ?, corpus = ?, fingerprint = ?,"
+                " device = ? WHERE tag = ?",
                 (run.base, run.program_digest, run.program_text, run.corpus, run.fingerprint, run.device, run.tag),
             )
             db.execute(

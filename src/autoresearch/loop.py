@@ -128,7 +128,7 @@ class Loop:
         return self.ledger.propose(experiment, proposal)
 
     def commit(self, experiment: Experiment) -> Experiment:
-        """Put the patch into git: a commit on the tip, held by the attempt's ref. No patch: the experiment has failed."""
+        """Put the patch into git: a commit on the tip, held by the attempt's ref. Without a patch it has failed."""
         tip, number, files = self._tip(), experiment.number, self.ledger.patch(experiment)
         if files is None:
             return self.ledger.advance(experiment, "decided", status="failed")
@@ -149,7 +149,8 @@ class Loop:
 
     def measure(self, experiment: Experiment, deadline: float | None = None) -> Experiment:
         """Train and score the commit. Whatever comes of it is a measurement."""
-        assert experiment.commit
+        commit = experiment.commit
+        assert commit
         seed = self._seed(experiment.number, 1)
         id = self.ledger.begin(experiment, "first", seed)
         if experiment.stage == "committed":
@@ -158,7 +159,7 @@ class Loop:
         try:
             prepared = trial.build(
                 self.program,
-                self.workspace.read(experiment.commit, self.program.settings.edit[0]),
+                self.workspace.read(commit, self.program.settings.edit[0]),
                 seed,
                 self.corpus,
                 self.ledger.folder_of(self.run.tag, experiment.number),
@@ -239,5 +240,5 @@ def seed_of(run: Run, number: int, measurement: int) -> int:
 
 
 def _message(experiment: Experiment, tag: str) -> str:
-    body = [experiment.title, "", experiment.hypothesis, "", f"Experiment: {tag}/{experiment.number}"]
-    return "\n".join(body + [f"Family: {experiment.family}"])
+    trailers = f"Experiment: {tag}/{experiment.number}\nFamily: {experiment.family}"
+    return f"{experiment.title}\n\n{experiment.hypothesis}\n\n{trailers}\n"

@@ -229,6 +229,7 @@ class ScoreTask:
     audit: int
     incumbent: str | None
     limit: float  # seconds the whole scoring may take
+    rows: int | None = None  # rows per batch; None: as many as suit the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +240,6 @@ class Point:
     seconds: float  # on the clock
     progress: float  # 0 to 1
     loss: float  # cross-entropy as the candidate reports it, nats per token
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a watcher is told while a trial runs."""
-
-    phase: str  # import, build, warmup, train, save, score
-    seconds: float  # since the trial began
-    point: Point | None = None  # the newest of the live curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +257,27 @@ class TrainResult:
     device_uuid: str | None
     torch_version: str
     start_hash: str  # of the weights when the clock started
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How training ended when it did not end well, in the words of the training process."""
+
+    phase: str
+    reason: str  # one line
+    traceback: str | None = None  # bounded tail
+    result: TrainResult | None = None  # what was known by then
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A live sight of a measurement, by what its process says: to be shown, and never believed."""
+
+    phase: str
+    seconds: float  # since the measurement began, as seen from outside
+    point: Point | None = None
+    tokens_per_second: float | None = None
+    memory: int | None = None  # peak, bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""Where a run stands: one object, read from the ledger alone, and printed as JSON or for a person."""
+
+import time
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Literal, get_args
+
+from autoresearch.decide import spread
+from autoresearch.ledger import Ledger, Run, Session
+from autoresearch.program import parse
+from autoresearch.records import Experiment, Status
+
+State = Literal["running", "finished", "interrupted"]
+BUSY = ("warmup", "train", "score")  # the phases in which the device works
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    value: float
+    sigma: float
+    n: int  # measurements behind the value
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    number: int
+    commit: str
+    value: float
+    standing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    number: int
+    status: str
+    title: str
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`autoresearch status --json`, field by field; seconds, US dollars, shares from 0 to 1; None where unknown."""
+
+    schema: int
+    tag: str
+    branch: str
+    state: State
+    program: str
+    agent: str
+    device: str
+    metric: dict[str, str]
+    elapsed_s: float
+    experiments: dict[str, int]
+    baseline: Baseline | None
+    best: Best | None
+    gpu_busy: float | None
+    cost: dict[str, float | None]
+    last: Last | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def report(ledger: Ledger, run: Run, alive: bool) -> Report:
+    """`alive`: whether a process holds the run's lock now."""
+    experiments = ledger.experiments(run.tag)
+    sessions = ledger.sessions(run.tag)
+    tip, last = ledger.tip(run.tag), experiments[-1] if experiments else None
+    return Report(
+        schema=1,
+        tag=run.tag,
+        branch=run.branch,
+        state=_state(sessions, alive),
+        program=run.program,
+        agent=run.agent,
+        device=run.device,
+        metric={"name": run.metric.name, "goal": run.metric.goal},
+        elapsed_s=round(_elapsed(sessions, alive, 0.0), 3),
+        experiments=_counts(experiments),
+        baseline=_baseline(ledger, run, experiments),
+        best=Best(tip.number, tip.commit, tip.value, tip.standing) if tip and tip.commit and tip.value else None,
+        gpu_busy=_busy(experiments, sessions, alive),
+        cost={"llm_usd": ledger.usage(run.tag).usd, "gpu_usd": None},
+        last=Last(last.number, last.status, last.title, last.value) if last else None,
+    )
+
+
+def _state(sessions: list[Session], alive: bool) -> State:
+    if alive:
+        return "running"
+    return "finished" if sessions and sessions[-1].why not in (None, "interrupted") else "interrupted"
+
+
+def _elapsed(sessions: list[Session], alive: bool, since: float) -> float:
+    """Seconds that processes worked on the run, from `since` (of the epoch) on."""
+    total = 0.0
+    for index, session in enumerate(sessions):
+        now = alive and index == len(sessions) - 1 and session.ended is None
+        end = time.time() if now else session.ended or session.seen
+        total += max(0.0, end - max(session.started, since))
+    return total
+
+
+def _counts(experiments: list[Experiment]) -> dict[str, int]:
+    """By verdict; `total` counts the one in progress too."""
+    statuses = [status for status in get_args(Status) if status != "running"]
+    counts = {status: sum(e.status == status for e in experiments) for status in statuses}
+    return {"total": len(experiments), **counts}
+
+
+def _baseline(ledger: Ledger, run: Run, experiments: list[Experiment]) -> Baseline | None:
+    values = [m.value for e in experiments[:1] for m in e.measurements if m.value is not None]
+    if not values:
+        return None
+    prior = parse(run.program, run.program_text).settings.sigma
+    return Baseline(fmean(values), spread(prior, ledger.repeats(run.tag)).sigma, len(values))
+
+
+def _busy(experiments: list[Experiment], sessions: list[Session], alive: bool) -> float | None:
+    """Share of the time since the baseline's end in which the device was in warm-up, on the clock or scoring."""
+    if len(experiments) < 2 or experiments[0].ended is None:
+        return None
+    wall = _elapsed(sessions, alive, experiments[0].ended)
+    busy = sum(m.seconds.get(phase, 0.0) for e in experiments[1:] for m in e.measurements for phase in BUSY)
+    return round(min(1.0, busy / wall), 4) if wall > 0 else None

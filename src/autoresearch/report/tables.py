@@ -1,0 +1,197 @@
+"""Runs and experiments as a person reads them: a line each, or one whole."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from autoresearch.ledger import Recorded, Run
+from autoresearch.records import Experiment, Measurement, Metric
+from autoresearch.report.status import Report
+from autoresearch.units import format_duration, format_size
+
+COLOURS = {
+    "kept": "green", "discarded": "dim", "crashed": "red", "failed": "yellow", "quarantined": "magenta",
+    "stopped": "cyan", "running": "blue",
+}  # fmt: skip
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def value(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4f}"
+
+
+def status_word(status: str) -> Text:
+    return Text(status, style=COLOURS.get(status, ""))
+
+
+def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
+    """All experiments, a line each; the gain is against the tip that each was built on."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("#", metric.name, "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("commit", no_wrap=True)
+    table.add_column("title", ratio=1, overflow="fold")
+    table.add_column("reason", ratio=1, overflow="fold", style="dim")
+    for experiment in experiments:
+        table.add_row(
+            str(experiment.number), value(experiment.value), gain(experiment, experiments, metric),
+            status_word(experiment.status), (experiment.commit or "–")[:7], Text(experiment.title),
+            Text(first_line(experiment.reason or experiment.stage)),
+        )  # fmt: skip
+    return table
+
+
+def gain(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> str:
+    """Against the value of the experiment whose commit was the parent; a dash where there is none."""
+    before = {e.commit: e.value for e in experiments if e.number < experiment.number and e.status == "kept"}
+    old = before.get(experiment.parent)
+    if experiment.value is None or old is None:
+        return "–"
+    return f"{metric.gain(old, experiment.value):+.4f}"
+
+
+def tsv(experiments: Iterable[Experiment]) -> str:
+    """The columns that notebooks for results.tsv read; a missing number is empty, never 0."""
+    rows = ["commit\tval_bpb\tmemory_gb\tstatus\tdescription"]
+    for e in experiments:
+        memory = e.measurements[-1].peak_memory if e.measurements else None
+        status = {"kept": "keep", "discarded": "discard", "crashed": "crash"}.get(e.status, e.status)
+        rows.append(
+            f"{(e.commit or '')[:7]}\t{'' if e.value is None else format(e.value, '.6f')}\t"
+            f"{'' if memory is None else format(memory / 1e9, '.1f')}\t{status}\t{' '.join(e.title.split())}"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+def status_panel(report: Report) -> RenderableType:
+    """Where the run stands, for a person."""
+    counts = report.experiments
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    verdicts = Text(f"{counts['total']}")
+    for status, count in counts.items():
+        if status != "total" and count:
+            verdicts.append(f"  {count} {status}", style=COLOURS.get(status, ""))
+    rows: list[tuple[str, str | Text]] = [
+        ("run", Text(f"{report.tag}  ({report.state}, {format_duration(report.elapsed_s)})")),
+        ("program", Text(f"{report.program}, proposals by {report.agent}")),
+        ("device", Text(report.device)),
+        ("branch", Text(report.branch)),
+        ("experiments", verdicts),
+    ]
+    if report.baseline:
+        baseline = f"{report.baseline.value:.4f}  (sigma {report.baseline.sigma:.4f})"
+        rows.append(("baseline", f"{report.metric['name']} {baseline}"))
+    if report.best:
+        best = report.best
+        standing = f", {best.standing}" if best.standing else ""
+        rows.append(
+            ("best", f"{report.metric['name']} {best.value:.4f}  (#{best.number}, {best.commit[:7]}{standing})")
+        )
+    if report.gpu_busy is not None:
+        rows.append(("device busy", f"{report.gpu_busy:.0%} of the time since the baseline"))
+    if report.cost["llm_usd"] is not None:
+        rows.append(("spent", f"${report.cost['llm_usd']:.2f} on the model"))
+    if report.last:
+        last = report.last
+        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(last.status), f"  {last.title}")))
+    for name, content in rows:
+        grid.add_row(name, content)
+    return grid
+
+
+def runs_table(runs: Iterable[Run]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("tag", "program", "agent", "branch"):
+        table.add_column(name)
+    for run in runs:
+        table.add_row(run.tag, run.program, run.agent, run.branch)
+    return table
+
+
+def show(
+    experiment: Experiment, recorded: Sequence[Recorded], diff: str, metric: Metric, folder: str
+) -> RenderableType:
+    """One experiment whole: what was proposed, what was measured, the verdict, the diff."""
+    head = Text.assemble(
+        (f"#{experiment.number} ", "bold"), (experiment.title or "(no title yet)", "bold"), "  ",
+        status_word(experiment.status), f"  {experiment.standing or ''}",
+    )  # fmt: skip
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    rows: list[tuple[str, str | None]] = [
+        ("verdict", experiment.reason),
+        ("hypothesis", experiment.hypothesis),
+        ("family", experiment.family),
+        ("expected", None if experiment.expect is None else f"{experiment.expect:+g}"),
+        ("commit", experiment.commit),
+        ("parent", experiment.parent),
+        ("replies", str(experiment.replies)),
+        ("files", folder),
+    ]
+    for name, content in rows:
+        if content:
+            grid.add_row(name, Text(content))
+    parts: list[RenderableType] = [head, grid]
+    parts += [measurement_panel(record, metric) for record in recorded]
+    if diff:
+        parts.append(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+    return Group(*parts)
+
+
+def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
+    m = record.measurement
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, content in measurement_rows(m, metric):
+        grid.add_row(name, Text(content))
+    changed = "  ".join(f"{name}={setting}" for name, setting in (record.changes or {}).items())
+    return Panel(grid, title=Text(f"{record.purpose} {changed}".strip()), title_align="left", border_style="dim")
+
+
+def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
+    phases = "  ".join(f"{name} {format_duration(s)}" for name, s in m.seconds.items())
+    throughput = m.tokens / m.seconds["train"] if m.tokens and m.seconds.get("train") else None
+    rows = [
+        (metric.name, value(m.value) if m.outcome == "scored" else f"{m.outcome} in {m.phase or '?'}: {m.reason}"),
+        ("seed", str(m.seed)),
+        ("time", phases),
+        ("trained", f"{m.steps} steps, {m.tokens:,} tokens" if m.tokens else ""),
+        ("throughput", f"{throughput:,.0f} tokens/s" + (f", MFU {m.mfu:.1%}" if m.mfu else "") if throughput else ""),
+        ("model", f"{m.parameters:,} parameters, peak memory {format_size(m.peak_memory)}" if m.parameters else ""),
+        ("loss", sparkline([point.loss for point in m.curve])),
+        ("device", f"{m.device_name}, torch {m.torch_version}" if m.device_name else ""),
+        ("traceback", m.traceback or ""),
+    ]
+    if m.audit:
+        rows.insert(
+            1,
+            ("audit", f"claim {value(m.claim)}, proved at {m.audit.positions} positions: "
+             f"{m.audit.mean:+.1e} ± {m.audit.error:.1e} nats, largest {m.audit.largest:+.1e}"),
+        )  # fmt: skip
+    return [(name, content) for name, content in rows if content]
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve in one line of block characters, with its first and last value."""
+    if len(values) < 2:
+        return ""
+    picked = [
+        values[round(i * (len(values) - 1) / (min(width, len(values)) - 1))] for i in range(min(width, len(values)))
+    ]
+    low, high = min(picked), max(picked)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(_BARS[round((v - low) * scale)] for v in picked)
+    return f"{values[0]:.3f} {bars} {values[-1]:.3f}"
