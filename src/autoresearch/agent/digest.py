@@ -1,0 +1,118 @@
+"""What a run has learned so far, as a bounded text for the prompt.
+
+Titles, reasons and tracebacks were written by models and by code that models wrote: they are cleaned, cut, and marked
+as data.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from autoresearch.agent.reply import clean
+from autoresearch.records import Experiment, Metric
+from autoresearch.units import format_size
+
+KEPT = 30  # the latest kept experiments
+OTHERS = 15  # the latest of the rest
+MAX_LINE = 260
+MAX_DIGEST = 16_000
+MAX_TRACEBACK = 3_000
+
+_TAG = re.compile(r"<(\s*/?\s*data)", re.IGNORECASE)
+
+
+def as_data(name: str, text: str) -> str:
+    """The text between tags that it cannot contain, so that it cannot pretend to be anything else."""
+    inert = _TAG.sub(r"‹\1", text)
+    return f'<data name="{name}">\n{inert}\n</data>'
+
+
+def history(experiments: Sequence[Experiment], metric: Metric) -> str:
+    """The run in a page: where it stands, what was kept, what was tried of late and how each family fared."""
+    done = [e for e in experiments if e.status != "running"]
+    if not done:
+        return "Nothing has been run yet."
+    tips = _tips(done, metric)
+    kept = [e for e in done if _is_kept(e)]
+    others = [e for e in done if not _is_kept(e)]
+    parts = [_standing(kept, metric)]
+    if kept:
+        parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
+    if others:
+        parts.append(_listed("Not kept, oldest first", others[-OTHERS:], len(others), tips, metric))
+        parts.append("Tried and kept by family: " + _families(done))
+    return "\n\n".join(parts)[:MAX_DIGEST]
+
+
+def crash(last: Experiment) -> str | None:
+    """The end of the traceback of an experiment that crashed; None for any other."""
+    if last.status != "crashed":
+        return None
+    failed = next((m for m in reversed(last.measurements) if m.outcome == "crashed"), None)
+    lines = [f"title: {clean(last.title, 120)}", f"hypothesis: {clean(last.hypothesis, 400)}"]
+    lines.append(f"reason: {clean(last.reason or '', 300)}")
+    if failed and failed.phase:
+        lines.append(f"phase: {clean(failed.phase, 40)}")
+    if failed and failed.traceback:
+        tail = failed.traceback[-MAX_TRACEBACK:].split("\n")
+        lines += ["traceback, its end:", *(clean_code(line) for line in tail)]
+    return "\n".join(lines)
+
+
+def clean_code(line: str) -> str:
+    """A line of a traceback: safe like `clean`, its indentation kept."""
+    return line[: len(line) - len(line.lstrip(" "))][:40] + clean(line, MAX_LINE)
+
+
+def _is_kept(experiment: Experiment) -> bool:
+    return experiment.status == "kept" and experiment.standing != "rolled_back"
+
+
+def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]:
+    """The value of the tip that each experiment was up against: that of its parent, the last kept before it."""
+    tips: dict[int, float | None] = {}
+    value: float | None = None
+    for experiment in done:
+        tips[experiment.number] = value
+        if _is_kept(experiment):
+            value = experiment.value
+    return tips
+
+
+def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
+    values = [e.value for e in kept if e.value is not None]
+    if not values:
+        return f"No {metric.name} has been measured yet."
+    gain = metric.gain(values[0], values[-1])
+    return f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f})."
+
+
+def _listed(title: str, shown: Sequence[Experiment], total: int, tips: dict[int, float | None], metric: Metric) -> str:
+    count = f"{title} ({total})" if total == len(shown) else f"{title} (the last {len(shown)} of {total})"
+    return "\n".join([f"{count}:", *(_line(e, tips[e.number], metric) for e in shown)])
+
+
+def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
+    value = experiment.value
+    figures = _figure(value) if value is not None else experiment.status
+    if value is not None and tip is not None:
+        figures += f" (gain {metric.gain(tip, value):+.4f})"
+    if value is not None and experiment.status not in ("kept", "discarded"):
+        figures += f" {experiment.status}"
+    memory = next((m.peak_memory for m in reversed(experiment.measurements) if m.peak_memory), None)
+    cost = f" {format_size(memory)}" if memory else ""
+    text = f"#{experiment.number} {figures}{cost} [{experiment.family}] {clean(experiment.title, 120)}"
+    # The reason of a discard repeats the figures; that of the others is the news.
+    if experiment.reason and experiment.status not in ("kept", "discarded"):
+        text += f": {clean(experiment.reason, 160)}"
+    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
+
+
+def _families(done: Sequence[Experiment]) -> str:
+    tried = Counter(e.family for e in done if e.number > 1)
+    kept = Counter(e.family for e in done if e.number > 1 and _is_kept(e))
+    return ", ".join(f"{family} {count}/{kept[family]}" for family, count in tried.most_common())
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}"
