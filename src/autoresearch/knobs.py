@@ -11,13 +11,14 @@ No bracket or brace: the knob is not sampled.
 """
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 Value = float | int | str | bool
 
-_COMMENT = re.compile(r"^\s*(?:(?P<range>\[[^\]]*\])(?P<log>\s*log)?|(?P<choices>\{[^}]*\}))?\s*;?\s*(?P<note>.*)$")
+_COMMENT = re.compile(r"^\s*(?:(?P<range>\[[^\]]*\])(?P<log>\s*log\b)?|(?P<choices>\{[^}]*\}))?\s*;?\s*(?P<note>.*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +42,18 @@ class Knob:
 
 def read(source: str) -> dict[str, Knob]:
     """The knobs of a Python file, in order. A file that does not parse has none (its parse error shows elsewhere)."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    lines = source.splitlines()
+    lines = _lines(source)
     knobs: dict[str, Knob] = {}
-    for node in tree.body:
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1 or node.end_lineno != node.lineno:
-            continue
-        target = node.targets[0]
-        if not isinstance(target, ast.Name) or not re.fullmatch(r"[A-Z][A-Z0-9_]*", target.id):
-            continue
+    for name, node in _assignments(source):
         try:
-            value = ast.literal_eval(node.value)
+            value = ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
-        if not isinstance(value, bool | int | float | str):
+        if not _usable(value):
             continue
-        # Offsets of ast are in UTF-8 bytes, not characters.
-        tail = lines[node.lineno - 1].encode()[node.end_col_offset :].decode(errors="replace").strip()
+        tail = _after(lines[node.lineno - 1], node)
         domain, note = _comment(tail[1:]) if tail.startswith("#") else (None, "")
-        knobs[target.id] = Knob(target.id, value, node.lineno, domain, note)
+        knobs[name] = Knob(name, value, node.lineno, domain, note)
     return knobs
 
 
@@ -74,16 +65,43 @@ def values(source: str) -> dict[str, Value]:
 def assign(source: str, changes: Mapping[str, Value]) -> str:
     """The file with some knobs set, everything else kept byte for byte. KeyError names one that is not there."""
     knobs = read(source)
-    lines = source.splitlines(keepends=True)
-    for name, value in changes.items():
-        knob = knobs[name]
-        old = lines[knob.line - 1]
-        code = ast.parse(old.strip()).body[0]
-        assert isinstance(code, ast.Assign)
-        raw = old.encode()
-        start, end = code.value.col_offset, code.value.end_col_offset or len(raw)
-        lines[knob.line - 1] = (raw[:start] + _literal(value, knob.value).encode() + raw[end:]).decode()
+    lines = _lines(source)
+    nodes = {name: node for name, node in _assignments(source) if name in knobs}
+    # From the back, since a new value moves what stands behind it on its line.
+    for name in sorted(changes, key=lambda name: (nodes[name].lineno, nodes[name].col_offset), reverse=True):
+        node = nodes[name]
+        raw = lines[node.lineno - 1].encode()
+        literal = _literal(changes[name], knobs[name].value).encode()
+        lines[node.lineno - 1] = (raw[: node.col_offset] + literal + raw[node.end_col_offset :]).decode()
     return "".join(lines)
+
+
+def _assignments(source: str) -> list[tuple[str, ast.expr]]:
+    """Name and value of each `NAME = expression` at the top level that stands on one line."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [
+        (target.id, node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and node.end_lineno == node.lineno
+        if isinstance(target := node.targets[0], ast.Name) and re.fullmatch(r"[A-Z][A-Z0-9_]*", target.id)
+    ]
+
+
+def _lines(source: str) -> list[str]:
+    """Lines with their ends, as the parser counts them: unlike str.splitlines, a form feed does not end one."""
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", source)
+
+
+def _after(line: str, node: ast.expr) -> str:
+    """The rest of the line behind an expression and its brackets. Offsets of ast are in UTF-8 bytes, not characters."""
+    return line.encode()[node.end_col_offset :].decode(errors="replace").lstrip(" \t)").rstrip()
+
+
+def _usable(value: object) -> bool:
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def parse_value(text: str) -> Value:
@@ -92,7 +110,7 @@ def parse_value(text: str) -> Value:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text
-    return value if isinstance(value, bool | int | float | str) else text
+    return value if _usable(value) else text
 
 
 def _literal(value: Value, old: Value) -> str:
@@ -109,11 +127,12 @@ def _comment(text: str) -> tuple[Domain | None, str]:
     try:
         if match["range"]:
             low, high = ast.literal_eval(match["range"])
-            if low < high and not (match["log"] and low <= 0):
+            numbers = all(type(end) in (int, float) and math.isfinite(end) for end in (low, high))
+            if numbers and low < high and not (match["log"] and low <= 0):
                 return Domain(low=low, high=high, log=bool(match["log"])), note
         if match["choices"]:
             inner = ast.literal_eval(f"[{match['choices'][1:-1]}]")
-            if len(inner) > 1:
+            if len(inner) > 1 and all(_usable(choice) for choice in inner):
                 return Domain(choices=tuple(inner)), note
     except (ValueError, TypeError, SyntaxError):
         pass

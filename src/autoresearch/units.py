@@ -1,5 +1,6 @@
 """Durations and sizes as people write them (`5m`, `75GB`), and back."""
 
+import math
 import re
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -8,12 +9,14 @@ _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 def parse_duration(text: str | float) -> float:
     """Seconds in `90`, `90s`, `5m`, `1.5h` or `1h30m`; ValueError says what is accepted."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
+    if isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
         return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(text).strip())
-    if not parts or "".join(n + u for n, u in parts) != re.sub(r"\s+", "", str(text)):
+    compact = str(text).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        return float(compact)
+    if not re.fullmatch(r"(\d+(\.\d+)?\s*[smhd]\s*)+", compact):
         raise ValueError(f"{text!r} is not a duration: write 90s, 5m or 1h30m")
-    return sum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", compact))
 
 
 def parse_size(text: str | int) -> int:
@@ -30,7 +33,7 @@ def format_duration(seconds: float | None) -> str:
     """`None` as a dash, then `8.3s`, `5m 02s`, `7h 59m`."""
     if seconds is None:
         return "–"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -43,7 +46,7 @@ def format_size(size: float | None) -> str:
     if size is None:
         return "–"
     for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5 if unit == "B" else size < 999.95:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
