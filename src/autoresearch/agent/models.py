@@ -3,19 +3,14 @@
 The seam that providers stand behind is `ChatModel`: messages in, text and usage out.
 """
 
-import contextlib
 import json
-import os
 import shlex
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
+from autoresearch.agent import process
 from autoresearch.agent.reply import MAX_REPLY, clean
 from autoresearch.errors import AgentError
 from autoresearch.records import Message, Usage
@@ -41,9 +36,8 @@ class ChatModel(Protocol):
 class CommandModel:
     """A program of the user's: an external coding agent or a script.
 
-    It gets the prompt as one plain-text document on stdin and prints the reply on stdout, anew for each call. It runs
-    in a process group of its own, with the environment given, and the whole group ends when it exits, when its time is
-    over, or when the call is interrupted.
+    It gets the prompt as one plain-text document on stdin and prints the reply on stdout, anew for each call, with
+    the environment given.
     """
 
     def __init__(self, command: str, environ: Mapping[str, str], limit: float = COMMAND_LIMIT) -> None:
@@ -58,53 +52,24 @@ class CommandModel:
         self._limit = limit
 
     def complete(self, messages: Sequence[Message]) -> Completion:
-        # Files in place of pipes: no buffer fills up, and a grandchild that keeps stdout open cannot hold the call.
-        with tempfile.TemporaryFile() as prompt, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            prompt.write(as_document(messages).encode(errors="replace"))
-            prompt.seek(0)
-            process = self._start(prompt, out, err)
-            try:
-                code = self._wait(process, out, err)
-            finally:
-                _end_group(process)
-            if code != 0:
-                raise self._error(f"ended with exit code {code}", err)
-            out.seek(0)
-            return Completion(out.read(4 * MAX_REPLY).decode(errors="replace")[:MAX_REPLY], Usage())
-
-    def _start(self, prompt: IO[bytes], out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
-                self._command, stdin=prompt, stdout=out, stderr=err, env=self._environ, start_new_session=True
-            )
+            ended = process.run(self._command, as_document(messages), self._environ, self._limit, 4 * MAX_REPLY)
         except OSError as error:
             raise AgentError(
-                f"The agent's command {self._command[0]!r} cannot be started: {error.strerror}.",
+                f"The agent's command {self._command[0]!r} cannot be started: {error.strerror or error}.",
                 "Check that it is installed and on the PATH.",
             ) from None
-
-    def _wait(self, process: subprocess.Popen[bytes], out: IO[bytes], err: IO[bytes]) -> int:
-        deadline = time.monotonic() + self._limit
-        while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=min(0.2, self._limit))
-            if max(os.fstat(file.fileno()).st_size for file in (out, err)) > 4 * MAX_REPLY:
-                raise self._error("printed more than a reply can be; it should print its reply and no log", err)
-        raise self._error(f"did not finish within {format_duration(self._limit)}", err)
-
-    def _error(self, what: str, err: IO[bytes]) -> AgentError:
-        err.seek(max(0, os.fstat(err.fileno()).st_size - 2000))
-        tail = clean(err.read(2000).decode(errors="replace")[-400:], 400)
-        said = f' and said: "{tail}"' if tail else ""
-        return AgentError(
-            f"The agent's command {self._command[0]!r} {what}{said}.", "The same command resumes the run."
-        )
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        if ended.code == 0:
+            return Completion(ended.output[:MAX_REPLY], Usage())
+        if ended.oversized:
+            what = "printed more than a reply can be"
+        elif ended.code is None:
+            what = f"did not finish within {format_duration(self._limit)}"
+        else:
+            what = f"ended with exit code {ended.code}"
+        tail = clean(ended.errors[-400:], 400)
+        said = f'; its last words: "{tail}"' if tail else ""
+        raise AgentError(f"The agent's command {self._command[0]!r} {what}{said}.", "Once mended, the run resumes.")
 
 
 class ReplayModel:

@@ -80,13 +80,14 @@ A harness that you cannot edit imports {path} and calls it. Keep all of this wor
 - `model(tokens)` takes integer tokens [B, T] and returns logits [B, T, VOCAB_SIZE] at every position, each from
   the tokens up to and including that position and from nothing else: no later token, no other row, no earlier
   call. T is CONTEXT; B may differ from training. Scoring calls it in inference mode.
-- `main(run)` trains, in this order: builds the model and the optimizer from `run.device`; warms up on
-  throw-away tokens from `run.warmup_batches(rows, CONTEXT)`, then restores weights and optimizer state as they
-  were; `run.start(model)` starts the clock; the loop over `run.batches(rows, CONTEXT)` ends by itself when the
-  time is spent; in it `run.report(loss)` is given the plain cross-entropy in nats per token; `run.progress`
-  runs from 0 to 1 on the clock, and schedules follow it (steps are not known ahead); at the end
-  `run.save(model)`, once. What is saved is what is scored: anything done to the weights after it is lost.
-  `run.seed` is the seed; do not choose another. Use what these calls yield as the file does now.
+- `main(run)` trains, in this order. It builds model and optimizer on `run.device`. It warms up on a few of the
+  endless throw-away batches of `run.warmup_batches(rows, CONTEXT)`, at full size and through a whole optimizer
+  step, and then restores weights and optimizer state as they were. `run.start(model)` starts the clock.
+  `run.batches(rows, CONTEXT)` yields (tokens, targets), int64 [rows, CONTEXT] each, on the device, and ends by
+  itself when the time is spent; after each step `run.report(loss)` gets the plain cross-entropy in nats per
+  token, detached and left on the device. `run.progress` goes from 0 to 1 on the clock, and schedules follow it,
+  since the number of steps is not known ahead. Then at once `run.save(model)`, once: work between the end of the
+  clock and the save is a crash, and weights changed after it are not scored. `run.seed` is the only seed.
 - Imports: the standard library and torch, nothing else. No network, no files, no subprocesses, no printing.
 
 # The budget
@@ -198,7 +199,10 @@ def _stable(brief: Brief) -> str:
 def _memory(settings: Settings) -> str:
     if settings.memory_limit is None:
         return "Running out of memory is a crash."
-    return f"Stay under {format_size(settings.memory_limit)} of memory; running out of it is a crash."
+    limit = format_size(settings.memory_limit)
+    return (
+        f"Running out of memory is a crash, and above {limit} at its peak a change must gain twice as much to be kept."
+    )
 
 
 def _changing(brief: Brief) -> str:

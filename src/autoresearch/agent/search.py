@@ -64,7 +64,7 @@ class Axis:
     def step(self, rng: random.Random) -> Value:
         """A value near the tip's: a normal step in the (log) range, at least 1 for an integer; or another choice."""
         if self.domain.choices:
-            return rng.choice([choice for choice in self.domain.choices if choice != self.value])
+            return rng.choice(self._neighbours())
         low, high = self.bounds
         start = min(max(float(self.value), low), high)
         size = rng.gauss(0, STEP)
@@ -72,6 +72,16 @@ class Axis:
         if self.integral and round(moved) == start:
             moved = start + math.copysign(1, size)
         return self.fit(moved)
+
+    def _neighbours(self) -> list[Value]:
+        """Of a choice: the next smaller and larger number, or, where choices are no numbers, all the others."""
+        others = [choice for choice in self.domain.choices if choice != self.value]
+        value = self.value
+        if isinstance(value, str) or any(isinstance(choice, str) for choice in others):
+            return others
+        smaller = [choice for choice in others if choice < value]  # type: ignore[operator]
+        larger = [choice for choice in others if choice > value]  # type: ignore[operator]
+        return [f(side) for f, side in ((max, smaller), (min, larger)) if side]  # type: ignore[type-var]
 
 
 Space = Mapping[str, Axis]

@@ -1,0 +1,17 @@
+"""One proposal that a person or a coding agent has made already."""
+
+from collections.abc import Callable, Mapping
+
+from autoresearch.records import Brief, Proposal
+
+
+class GivenAgent:
+    """Proposes what `make` makes of the editable files at the tip: `autoresearch try`."""
+
+    name = "try"
+
+    def __init__(self, make: Callable[[Mapping[str, str]], Proposal]) -> None:
+        self._make = make
+
+    def propose(self, brief: Brief) -> Proposal:
+        return self._make(brief.files)
