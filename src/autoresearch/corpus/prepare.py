@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from autoresearch.corpus import sources, tokenizer
 from autoresearch.corpus.files import has_size, remove_partial, replacing
@@ -41,7 +41,7 @@ def prepare(spec: str, vocab_sizes: Sequence[int], cache: Path, progress: Progre
         _check_size(size)
     source = sources.find(spec)
     layout = Layout(folder(source, cache))
-    with _working(layout, spec, source.size, vocab_sizes):
+    with _working(layout, spec, source.size, vocab_sizes, progress):
         manifest = _prepare_text(source, layout, progress)
         for size in vocab_sizes:
             manifest = _prepare_vocabulary(layout, manifest, size, progress)
@@ -52,7 +52,7 @@ def ensure(corpus: Corpus, vocab_size: int, progress: Progress = silent) -> Corp
     """The corpus with one more vocabulary, encoded now if it is not yet; from its own text, not from the source."""
     _check_size(vocab_size)
     size = sum(entry.bytes for entry in corpus.manifest.splits.values())
-    with _working(corpus.layout, corpus.manifest.spec, size, [vocab_size]):
+    with _working(corpus.layout, corpus.manifest.spec, size, [vocab_size], progress):
         manifest = _prepare_vocabulary(corpus.layout, load(corpus.layout) or corpus.manifest, vocab_size, progress)
     return Corpus(corpus.root, corpus.name, manifest.fingerprint, manifest)
 
@@ -63,11 +63,13 @@ def _check_size(vocab_size: int) -> None:
 
 
 @contextmanager
-def _working(layout: Layout, spec: str, source_size: int, vocab_sizes: Sequence[int]) -> Iterator[None]:
+def _working(
+    layout: Layout, spec: str, source_size: int, vocab_sizes: Sequence[int], progress: Progress
+) -> Iterator[None]:
     """Hold the corpus's folder alone; say what a failing disk means."""
     try:
         layout.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(layout.lock):
+        with _alone(layout, progress):
             remove_partial(layout.root)
             yield
     except OSError as error:
@@ -78,7 +80,23 @@ def _working(layout: Layout, spec: str, source_size: int, vocab_sizes: Sequence[
                 f"The disk is full: preparing {spec} in {layout.root} needs about {need} more.",
                 f"Free as much or choose another cache folder, {again}",
             ) from error
-        raise CorpusError(f"{layout.root} cannot be written: {error}.", f"Repair that, {again}") from error
+        raise CorpusError(
+            f"{layout.root} cannot be written: {error.strerror or error}.", f"Repair that, {again}"
+        ) from error
+
+
+@contextmanager
+def _alone(layout: Layout, progress: Progress) -> Iterator[None]:
+    lock = FileLock(layout.lock)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        progress("waiting for another prepare", 0, 1)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _bytes_needed(layout: Layout, source_size: int, vocab_sizes: Sequence[int]) -> int:

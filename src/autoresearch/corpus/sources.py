@@ -57,7 +57,7 @@ def find(spec: str) -> Source:
         root = Path(spec).expanduser().resolve()
         is_folder, exists = root.is_dir(), root.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise CorpusError(f"The corpus {spec!r} cannot be looked at: {error}.") from error
+        raise CorpusError(f"The corpus {spec!r} cannot be looked at: {_line(error)}.") from error
     if not is_folder:
         what = "is a file, not a folder" if exists else "is neither a known name nor a folder"
         raise CorpusError(f"The corpus {spec!r} {what}.", "Use stdlib or a folder of text or parquet files.")
@@ -92,7 +92,7 @@ def _source(spec: str, name: str, root: Path, salt: str) -> Source:
             files.append(path)
             total += stat.st_size
     except OSError as error:
-        raise CorpusError(f"The corpus {spec!r} cannot be read: {error}.") from error
+        raise CorpusError(f"The corpus {spec!r} cannot be read: {_line(error)}.") from error
     if not files:
         raise CorpusError(f"The corpus {spec!r} has no files.", "Put text or parquet files there.")
     return Source(spec, name, digest.hexdigest(), root, tuple(files), total)

@@ -89,4 +89,4 @@ def verify(corpus: Corpus) -> None:
 
 def prepare_command(spec: str) -> str:
     """What a person types to prepare a corpus."""
-    return f"autoresearch prepare --corpus {shlex.quote(spec)}"
+    return f"`autoresearch prepare --corpus {shlex.quote(spec)}`"
