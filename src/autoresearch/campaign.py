@@ -59,13 +59,13 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
     if new.program != old.program:
         raise Misuse(f"run {old.tag} exists under another program, {old.program}.", _another(old.tag))
     baseline = ledger.experiment(old.tag, 1)
-    if baseline and baseline.stage == "done" and baseline.status != "kept":
+    if baseline is None or baseline.stage == "proposing" or (baseline.stage == "done" and baseline.status != "kept"):
         workspace.start(new.tag, new.base, old=workspace.branch(new.tag))
         again = replace(new, seed=old.seed, created=old.created)
         ledger.restart(again)
         return again
     _check(old, new)
-    measured = [m.harness for m in baseline.measurements if m.harness] if baseline else []
+    measured = [m.harness for m in baseline.measurements if m.harness]
     if measured and measured[-1] != engine.fingerprint:
         raise Misuse(f"the code that scores has changed since run {old.tag} began.", _another(old.tag))
     if workspace.branch(old.tag) is None:
@@ -83,7 +83,7 @@ def _check(old: Run, new: Run) -> None:
         raise Misuse(f"run {old.tag} began under a program with another {changed}.", _another(old.tag))
     if new.fingerprint != old.fingerprint:
         raise CorpusError(f"the corpus is not the one run {old.tag} began with ({old.corpus}).", _another(old.tag))
-    if new.device != old.device:
+    if new.device.rpartition(",")[0] != old.device.rpartition(",")[0]:  # but for the memory, which systems round
         raise Misuse(f"run {old.tag} was measured on {old.device}, and this is {new.device}.", _another(old.tag))
 
 

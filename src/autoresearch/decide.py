@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
-from autoresearch.records import Experiment, Measurement, Metric, Settings, Verdict
+from autoresearch.records import Agreement, Experiment, Measurement, Metric, Settings, Spread, Verdict
 
 SHORTER_BY = 10  # lines that make an equal result worth keeping
 PRIOR_WEIGHT = 4  # the program's sigma counts as much as this many degrees of freedom
@@ -35,14 +34,6 @@ def decide(settings: Settings, metric: Metric, tip: Experiment | None, measureme
     return Verdict("discarded", f"worse by {-gain:.4f}{memory}" if gain else f"no change{memory}")
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The run-to-run standard deviation of a value, and the degrees of freedom behind it."""
-
-    sigma: float
-    freedom: float
-
-
 def spread(prior: float, repeats: Iterable[Sequence[float]]) -> Spread:
     """Sigma pooled over groups of repeated values, shrunk towards the prior (which counts as PRIOR_WEIGHT of them)."""
     total, freedom = PRIOR_WEIGHT * prior**2, float(PRIOR_WEIGHT)
@@ -51,15 +42,6 @@ def spread(prior: float, repeats: Iterable[Sequence[float]]) -> Spread:
         total += sum((value - mean) ** 2 for value in values)
         freedom += len(values) - 1
     return Spread(math.sqrt(total / freedom), freedom)
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Whether new values repeat a recorded one, within what chance allows 95 times in 100."""
-
-    difference: float  # mean of the new values less the recorded one
-    allowed: float
-    agrees: bool
 
 
 def agreement(recorded: float, again: Sequence[float], spread: Spread) -> Agreement:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from autoresearch import decide, knobs, trial
-from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.errors import DeadlinePassed, EngineError, Misuse, UserError
 from autoresearch.ledger import Ledger, Run
 from autoresearch.records import (
     Brief,
@@ -28,11 +28,11 @@ from autoresearch.records import (
 from autoresearch.units import format_duration
 from autoresearch.workspace import Workspace
 
-BASELINE = Proposal(title="baseline", hypothesis="The file as it is.", patch=Patch({}))
-
 
 class Agent(Protocol):
-    """Who proposes."""
+    """Who proposes. AgentError if it cannot; what it proposes may still fail."""
+
+    name: str
 
     def propose(self, brief: Brief) -> Proposal: ...
 
@@ -78,6 +78,28 @@ class Loop:
 
     def until(self, limits: Limits) -> str:
         """Run experiments until a limit is reached, which it returns in words. Raises UserError if it cannot go on."""
+        session = self.ledger.enter(self.run.tag, self.agent.name)
+        why = "interrupted"
+        try:
+            why = self._until(limits)
+        except UserError as error:
+            why = str(error)
+            raise
+        finally:
+            self.ledger.leave(session, why)
+        return why
+
+    def once(self) -> Experiment:
+        """Finish what is unfinished, the baseline too, and then run one proposal, which it returns."""
+        waiting = self.ledger.open_experiment(self.run.tag)
+        proposing = waiting.stage == "proposing" and waiting.number > 1
+        number = waiting.number if proposing else max(2, waiting.number + 1)
+        self.until(Limits(experiments=number))
+        tried = self.ledger.experiment(self.run.tag, number)
+        assert tried
+        return tried
+
+    def _until(self, limits: Limits) -> str:
         while True:
             if why := self._spent(limits):
                 return why
@@ -112,7 +134,7 @@ class Loop:
     def propose(self, experiment: Experiment) -> Experiment:
         """Ask the agent, who sees the files at the tip and what the ledger remembers."""
         if experiment.number == 1:
-            return self.ledger.propose(experiment, BASELINE)
+            return self.ledger.propose(experiment, self._baseline())
         proposal = self.agent.propose(
             Brief(
                 program=self.program,
@@ -224,6 +246,19 @@ class Loop:
     def _tip(self) -> str:
         tip = self.ledger.tip(self.run.tag)
         return tip.commit if tip and tip.commit else self.run.base
+
+    def _baseline(self) -> Proposal:
+        """The file as it is, but for the constants that the program gives."""
+        path, constants = self.program.settings.edit[0], self.program.settings.constants
+        source = self.workspace.read(self.run.base, path)
+        unknown = [name for name in constants if name not in knobs.read(source)]
+        if unknown:
+            raise Misuse(f"the program sets {unknown[0]}, and {path} has no such constant.", "Mend `constants` in it.")
+        text = knobs.assign(source, constants)
+        files = {path: text} if text != source else {}
+        told = ", ".join(f"{name} = {setting}" for name, setting in constants.items())
+        why = f"The file with the program's constants: {told}." if files else "The file as it is."
+        return Proposal(title="baseline", hypothesis=why, patch=Patch(files))
 
     def _seed(self, number: int, measurement: int) -> int:
         return seed_of(self.run, number, measurement)

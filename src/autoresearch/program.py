@@ -66,7 +66,13 @@ def describe_settings() -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, info in Settings.model_fields.items():
         default = info.default
-        shown = "none" if default is None else ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = (
+            "none"
+            if default is None or default == {}
+            else ", ".join(map(str, default))
+            if isinstance(default, tuple)
+            else default
+        )
         rows.append(f"| `{name}` | `{_unit(name, shown)}` | {info.description} |")
     return "\n".join(rows) + "\n"
 

@@ -83,6 +83,10 @@ class Settings(BaseModel):
     sigma: Annotated[
         float, Field(gt=0, description="expected run-to-run standard deviation, used until it has been measured")
     ] = 0.0007
+    constants: Annotated[
+        Mapping[str, bool | int | float | str],
+        Field(description="constants the baseline is given, such as `{DEPTH: 2}`; the commit says so"),
+    ] = {}
     device: Annotated[Device, Field(description="auto takes the GPU where there is one")] = "auto"
 
 
@@ -363,3 +367,41 @@ class Experiment:
     created: float = 0.0  # seconds since the epoch
     ended: float | None = None
     measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The run-to-run standard deviation of a value, and the degrees of freedom behind it."""
+
+    sigma: float
+    freedom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Whether new values repeat a recorded one, within what chance allows 95 times in 100."""
+
+    difference: float  # mean of the new values less the recorded one
+    allowed: float
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A recorded experiment beside its new measurements. `agreement` is None where the two cannot be compared."""
+
+    experiment: Experiment
+    changes: Mapping[str, bool | int | float | str]
+    measurements: tuple[Measurement, ...]
+    agreement: Agreement | None
+    spread: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `doctor` looked at."""
+
+    name: str
+    state: Literal["works", "warns", "fails"]
+    found: str
+    remedy: str = ""

@@ -10,19 +10,8 @@ from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger, Purpose, Run
 from autoresearch.loop import Engine, Watcher, seed_of
 from autoresearch.program import parse
-from autoresearch.records import CorpusView, Experiment, Measurement, Program
+from autoresearch.records import CorpusView, Experiment, Measurement, Program, Replay
 from autoresearch.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """A recorded experiment beside its new measurements. `agreement` is None where the two cannot be compared."""
-
-    experiment: Experiment
-    changes: Mapping[str, knobs.Value]
-    measurements: tuple[Measurement, ...]
-    agreement: decide.Agreement | None
-    spread: decide.Spread
 
 
 def find(name: str, tag: str | None, workspace: Workspace, ledger: Ledger) -> Experiment:

@@ -102,6 +102,28 @@ class Workspace:
             return False
         return True
 
+    def edited(self, path: str, tip: str) -> str:
+        """The working tree's edit of a file, on top of the tip's: merged with what the run has kept in between.
+
+        Raises Misuse if the two conflict, or if the working tree has no edit.
+        """
+        base = self.read(self._git("merge-base", self.head(), tip), path)
+        theirs, ours = (self.root / path).read_text(encoding="utf-8"), self.read(tip, path)
+        if theirs == base:
+            raise Misuse(f"there is no edit of {path} to try.", "Edit it first; it need not be committed.")
+        with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as folder:
+            files = [Path(folder) / name for name in ("tip", "base", "edit")]
+            for file, text in zip(files, (ours, base, theirs), strict=True):
+                file.write_bytes(text.encode())
+            try:
+                self._git("merge-file", *map(str, files))
+            except git.GitCommandError:
+                raise Misuse(
+                    f"your edit of {path} conflicts with what the run has kept since.",
+                    f"Merge that first: `git merge {tip[:10]}`.",
+                ) from None
+            return files[0].read_bytes().decode()
+
     def branch(self, tag: str) -> str | None:
         """Where the run's branch points; None if there is no such branch."""
         try:

@@ -1,6 +1,8 @@
 """Runs and experiments as a person reads them: a line each, or one whole."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -9,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoresearch.ledger import Recorded, Run
-from autoresearch.records import Experiment, Measurement, Metric
+from autoresearch.records import Experiment, Finding, Measurement, Metric, Replay
 from autoresearch.report.status import Report
 from autoresearch.units import format_duration, format_size
 
@@ -66,6 +68,72 @@ def tsv(experiments: Iterable[Experiment]) -> str:
             f"{'' if memory is None else format(memory / 1e9, '.1f')}\t{status}\t{' '.join(e.title.split())}"
         )
     return "\n".join(rows) + "\n"
+
+
+def as_dict(experiment: Experiment) -> dict[str, Any]:
+    """An experiment for a program to read: its fields, without the curves."""
+    fields = asdict(experiment)
+    for measurement in fields["measurements"]:
+        del measurement["curve"]
+    return fields
+
+
+def replay_as_dict(replay: Replay) -> dict[str, Any]:
+    """A replay for a program to read: recorded and new values, and whether they agree."""
+    return {
+        "commit": replay.experiment.commit,
+        "number": replay.experiment.number,
+        "recorded": replay.experiment.value,
+        "changes": dict(replay.changes),
+        "values": [m.value for m in replay.measurements],
+        "outcomes": [m.outcome for m in replay.measurements],
+        "reasons": [m.reason for m in replay.measurements],
+        "sigma": replay.spread.sigma,
+        "agreement": asdict(replay.agreement) if replay.agreement else None,
+    }
+
+
+def replay_table(replay: Replay, metric: Metric) -> RenderableType:
+    """Recorded and new values side by side, and whether chance explains their difference."""
+    experiment = replay.experiment
+    recorded = experiment.measurements[0] if experiment.measurements else None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "seed", metric.name, "steps", "memory", "time"):
+        table.add_column(name, justify="left" if not name else "right")
+    changed = "  ".join(f"{name}={setting}" for name, setting in replay.changes.items())
+    again = [(f"with {changed}" if changed else "again", m) for m in replay.measurements]
+    for label, m in [("recorded", recorded), *again]:
+        if m:
+            found = value(m.value) if m.outcome == "scored" else m.outcome
+            steps = "–" if m.steps is None else f"{m.steps:,}"
+            time = format_duration(m.seconds.get("total"))
+            table.add_row(Text(label), str(m.seed), found, steps, format_size(m.peak_memory), time)
+    title = Text(f"#{experiment.number} {experiment.title}  ({experiment.status})", style="bold")
+    reasons = [Text(f"{m.outcome}: {m.reason}") for m in replay.measurements if m.outcome != "scored"]
+    return Group(title, table, *reasons, Text(_agreement(replay)))
+
+
+def _agreement(replay: Replay) -> str:
+    found = replay.agreement
+    if found is None:
+        return "not compared: what was measured differs from what was recorded, or has no score"
+    sigma = f"sigma {replay.spread.sigma:.4f}, {replay.spread.freedom:.0f} degrees of freedom"
+    verdict = "they agree" if found.agrees else "they do NOT agree"
+    return f"difference {found.difference:+.4f}; chance allows ±{found.allowed:.4f} ({sigma}): {verdict}"
+
+
+def doctor_table(findings: Iterable[Finding]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    colours = {"works": "green", "warns": "yellow", "fails": "red"}
+    for finding in findings:
+        text = Text(finding.found)
+        if finding.remedy:
+            text.append(f"\n{finding.remedy}", style="dim")
+        table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, text)
+    return table
 
 
 def first_line(text: str) -> str:

@@ -1,0 +1,353 @@
+"""The commands: parse, wire, print, exit code. The only reader of the process's environment."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import platformdirs
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autoresearch import __version__
+from autoresearch.errors import Misuse
+from autoresearch.units import format_duration, format_size, parse_duration
+
+if TYPE_CHECKING:
+    from autoresearch.knobs import Value
+    from autoresearch.lab import Lab
+    from autoresearch.records import Program
+
+app = typer.Typer(
+    name="autoresearch",
+    help="Research that runs itself: an agent proposes a change to one training file, it is trained for a few minutes, "
+    "scored, and kept or reverted in git; and so on, all night.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Begin with: autoresearch init lab; cd lab; autoresearch prepare; autoresearch run",
+)
+
+DEFAULT = Path("programs/default.md")
+ProgramOption = Annotated[Path, typer.Option("--program", "-p", help="The Markdown file that says what to research.")]
+CorpusOption = Annotated[
+    str | None, typer.Option("--corpus", help="stdlib, or a folder of text or parquet files; overrides the program's.")
+]
+TagOption = Annotated[str | None, typer.Option("--tag", "-t", help="Which run; the one worked on last if not given.")]
+NewTagOption = Annotated[
+    str | None, typer.Option("--tag", "-t", help="Name of the run, and of its branch; the program's name if not given.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+AgentOption = Annotated[
+    str,
+    typer.Option(
+        "--agent",
+        "-a",
+        help="Who proposes: search (no LLM), command:CMD (prompt on stdin, reply on stdout), replay:FILE.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"autoresearch {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")] = Path("lab")) -> None:
+    """Make a lab: a git repository with the file to train and programs to start from."""
+    from autoresearch.lab import create
+
+    create(folder)
+    print(f"{folder} is a lab: a git repository with train_core.py and programs/.")
+    print(f"Next: cd {folder} && autoresearch prepare && autoresearch run")
+    print("Without a GPU: add --program programs/tiny.md to both.")
+
+
+@app.command()
+def prepare(
+    program: ProgramOption = DEFAULT,
+    corpus: CorpusOption = None,
+) -> None:
+    """Read a corpus, train its tokenizers and write token files. Interrupted, it goes on where it was."""
+    from autoresearch import program as programs
+    from autoresearch.corpus import prepare as preparing
+    from autoresearch.report.bars import bars
+
+    settings = programs.load(program).settings
+    began = time.monotonic()
+    with bars(Console(stderr=True, highlight=False)) as progress:
+        prepared = preparing.prepare(corpus or settings.corpus, settings.vocab_sizes, _cache(), progress)
+    splits = prepared.manifest.splits
+    size = format_size(sum(split.bytes for split in splits.values()))
+    documents = sum(split.documents for split in splits.values())
+    print(f"{prepared.name}: {documents:,} documents, {size} of text, in {format_duration(time.monotonic() - began)}.")
+    for vocab_size in settings.vocab_sizes:
+        view = prepared.view(vocab_size)
+        print(
+            f"vocabulary {vocab_size}: {view.train.tokens:,} tokens to train on, {view.validation.tokens:,} to score."
+        )
+    print(f"It lies in {prepared.root}.")
+
+
+@app.command()
+def run(
+    program: ProgramOption = DEFAULT,
+    hours: Annotated[float | None, typer.Option("--hours", help="A hard deadline, from now.", min=0.0)] = None,
+    experiments: Annotated[
+        int | None,
+        typer.Option(
+            "--experiments", "-n", help="Stop when the run has this many in all, its baseline included.", min=1
+        ),
+    ] = None,
+    agent: AgentOption = "search",
+    tag: NewTagOption = None,
+    corpus: CorpusOption = None,
+) -> None:
+    """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
+    from autoresearch.lab import open_lab
+    from autoresearch.loop import Limits
+    from autoresearch.report import tables
+    from autoresearch.report.watch import ConsoleWatcher, console
+
+    chosen, text = _program(program)
+    tag = tag or chosen.name
+    lab = open_lab(Path.cwd(), _cache(), os.environ)
+    deadline = None if hours is None else time.time() + hours * 3600
+    out = console()
+    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
+        loop = lab.loop(chosen, text, tag, watcher, corpus, agent)
+        for line in (
+            f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}",
+            *_uncommitted(lab, chosen.settings.edit),
+        ):
+            out.print(Text(line, style="dim"), soft_wrap=True)
+        try:
+            why = loop.until(Limits(deadline, experiments))
+        except KeyboardInterrupt:
+            out.print(f"interrupted; nothing is lost. The same command again goes on: {_again()}", soft_wrap=True)
+            raise typer.Exit(130) from None
+    out.print(Text(f"stopped: {why}", style="dim"))
+    out.print(tables.log_table(lab.ledger.experiments(tag), loop.run.metric))
+
+
+@app.command("try")
+def try_(
+    program: ProgramOption = DEFAULT,
+    title: Annotated[str, typer.Option("--title", "-m", help="What the change is, in a line.")] = "",
+    patch: Annotated[
+        Path | None,
+        typer.Option("--patch", help="SEARCH/REPLACE blocks or a diff, for the tip; - reads standard input."),
+    ] = None,
+    tag: NewTagOption = None,
+    corpus: CorpusOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
+    from autoresearch.lab import open_lab
+    from autoresearch.report import tables
+    from autoresearch.report.watch import ConsoleWatcher, console
+    from autoresearch.trying import from_patch, from_tree
+
+    chosen, text = _program(program)
+    tag = tag or chosen.name
+    lab = open_lab(Path.cwd(), _cache(), os.environ)
+    given = from_patch(_read(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
+    out = Console(stderr=True, highlight=False) if as_json else console()
+    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
+        loop = lab.loop(chosen, text, tag, watcher, corpus, given=given)
+        tried = loop.once()
+    if as_json:
+        _print_json(tables.as_dict(tried))
+    elif tried.status == "kept":
+        print(f"kept on {loop.run.branch}. To have it here: git merge {loop.run.branch}")
+
+
+@app.command()
+def status(tag: TagOption = None, as_json: JsonOption = False) -> None:
+    """Where a run stands. Answers while it is going, too."""
+    lab = _open()
+    from autoresearch.report.status import report
+    from autoresearch.report.tables import status_panel
+
+    run = lab.run(tag)
+    found = report(lab.ledger, run, lab.alive(run.tag))
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        Console(highlight=False).print(status_panel(found))
+
+
+@app.command()
+def log(
+    tag: TagOption = None,
+    as_json: JsonOption = False,
+    as_tsv: Annotated[bool, typer.Option("--tsv", help="Print the columns of results.tsv.")] = False,
+) -> None:
+    """All experiments of a run, a line each."""
+    lab = _open()
+    from autoresearch.report import tables
+
+    run = lab.run(tag)
+    experiments = lab.ledger.experiments(run.tag)
+    if as_json:
+        _print_json([tables.as_dict(experiment) for experiment in experiments])
+    elif as_tsv:
+        print(tables.tsv(experiments), end="")
+    else:
+        Console(highlight=False).print(tables.log_table(experiments, run.metric))
+
+
+@app.command()
+def show(
+    experiment: Annotated[str, typer.Argument(help="Its number, or a commit.")],
+    tag: TagOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One experiment whole: hypothesis, verdict, measurements, curve and diff."""
+    lab = _open()
+    from autoresearch.replay import find
+    from autoresearch.report import tables
+
+    found = find(experiment, tag, lab.workspace, lab.ledger)
+    if as_json:
+        _print_json(tables.as_dict(found))
+        return
+    diff = lab.workspace.diff(found.parent, found.commit) if found.parent and found.commit else ""
+    recorded = lab.ledger.recorded(found.tag, found.number)
+    folder = str(lab.ledger.folder_of(found.tag, found.number))
+    Console(highlight=False).print(tables.show(found, recorded, diff, lab.run(found.tag).metric, folder))
+
+
+@app.command()
+def replay(
+    experiment: Annotated[str, typer.Argument(help="A recorded commit, or an experiment's number.", metavar="COMMIT")],
+    seeds: Annotated[int, typer.Option("--seeds", help="How often, each time with a fresh seed.", min=1)] = 1,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a constant, such as DEPTH=24: does it transfer?")
+    ] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Another training time, such as 10m.")] = None,
+    tag: TagOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and score a recorded commit again, kept or not, and compare."""
+    lab = _open()
+    from autoresearch.replay import find
+    from autoresearch.report import tables
+    from autoresearch.report.watch import ConsoleWatcher, console
+
+    found = find(experiment, tag, lab.workspace, lab.ledger)
+    seconds = _seconds(budget) if budget else None
+    out = Console(stderr=True, highlight=False) if as_json else console()
+    with lab.lock(f"{found.tag}-replay"), _interruptible(), ConsoleWatcher(out) as watcher:
+        replayer = lab.replayer(lab.run(found.tag), watcher)
+        result = replayer.replay(found, seeds, _changes(changes or []), seconds)
+    if as_json:
+        _print_json(tables.replay_as_dict(result))
+    else:
+        out.print(tables.replay_table(result, replayer.run.metric))
+    if any(m.outcome != "scored" for m in result.measurements):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(program: ProgramOption = DEFAULT, corpus: CorpusOption = None, as_json: JsonOption = False) -> None:
+    """What works on this machine, what does not, and the remedy."""
+    from autoresearch.doctor import examine
+    from autoresearch.report.tables import doctor_table
+
+    findings = list(examine(Path.cwd(), program, corpus, _cache(), os.environ))
+    if as_json:
+        _print_json([{"name": f.name, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings])
+    else:
+        Console(highlight=False).print(doctor_table(findings))
+    if any(finding.state == "fails" for finding in findings):
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+def _cache() -> Path:
+    """Where corpora lie: AUTORESEARCH_CACHE, or the user's cache directory."""
+    named = os.environ.get("AUTORESEARCH_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("autoresearch"))
+
+
+def _open() -> "Lab":
+    from autoresearch.lab import open_lab
+
+    return open_lab(Path.cwd(), _cache(), os.environ, create=False)
+
+
+def _program(path: Path) -> "tuple[Program, str]":
+    from autoresearch import program as programs
+
+    loaded = programs.load(path)
+    return loaded, path.read_text(encoding="utf-8")
+
+
+def _uncommitted(lab: "Lab", paths: tuple[str, ...]) -> Iterator[str]:
+    for path in paths:
+        if lab.workspace.uncommitted(path):
+            yield f"note: {path} has edits that are not committed; a run starts from the commit"
+
+
+def _changes(pairs: list[str]) -> "dict[str, Value]":
+    from autoresearch.knobs import parse_value
+
+    changes: dict[str, Value] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise Misuse(f"--set {pair} is not NAME=VALUE.", "Write, for example, --set DEPTH=24.")
+        changes[name.strip()] = parse_value(text.strip())
+    return changes
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise Misuse(f"--budget: {error}.") from None
+    if seconds <= 0:
+        raise Misuse("--budget must be more than 0.")
+    return seconds
+
+
+def _read(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"cannot read the patch {path}: {error}.") from None
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _again() -> str:
+    import shlex
+
+    return " ".join(["autoresearch", *map(shlex.quote, sys.argv[1:])])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield

@@ -1,0 +1,164 @@
+"""A repository, its ledger, a corpus, an engine and an agent, brought together for one command."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from autoresearch import campaign, program, workspace
+from autoresearch.agent.given import GivenAgent
+from autoresearch.agent.select import make_agent
+from autoresearch.corpus import prepare, store
+from autoresearch.engine.local import LocalEngine
+from autoresearch.errors import CorpusError, LedgerError, Misuse
+from autoresearch.ledger import Ledger, Run
+from autoresearch.loop import Loop, Watcher
+from autoresearch.records import CorpusView, Device, Exchange, Program, Proposal
+from autoresearch.replay import Replayer
+from autoresearch.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Where a command works: opened on a folder in a git repository."""
+
+    workspace: Workspace
+    ledger: Ledger
+    cache: Path  # corpora and scratch, shared by labs
+    environ: Mapping[str, str]
+
+    # ------------------------------------------------------------------------------------------ runs
+
+    def run(self, tag: str | None) -> Run:
+        """The run of a tag, or the one worked on last. Misuse if there is none."""
+        runs = self.ledger.runs()
+        if tag is None and runs:
+            return runs[0]
+        found = self.ledger.run(tag) if tag else None
+        if found is None and not runs:
+            raise LedgerError("no run has been started in this repository.", "Start one with `autoresearch run`.")
+        if found is None:
+            raise Misuse(f"there is no run {tag}.", f"There are {', '.join(run.tag for run in runs)}.")
+        return found
+
+    @contextmanager
+    def lock(self, tag: str) -> Iterator[None]:
+        """Only one process works on a run. Misuse if another does."""
+        lock = self._lock(workspace.check_tag(tag))
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            raise Misuse(
+                f"run {tag} is being worked on by another process.",
+                f"See `autoresearch status --tag {tag}`; or start another run with --tag.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def alive(self, tag: str) -> bool:
+        """Whether a process works on a run now."""
+        lock = self._lock(tag)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def _lock(self, tag: str) -> FileLock:
+        folder = self.ledger.folder / "runs" / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / "lock")
+
+    # ------------------------------------------------------------------------------------------ what works on them
+
+    def loop(
+        self,
+        program: Program,
+        text: str,
+        tag: str,
+        watcher: Watcher,
+        corpus_spec: str | None = None,
+        agent: str = "search",
+        given: Callable[[Mapping[str, str]], Proposal] | None = None,
+    ) -> Loop:
+        """The loop of a run, begun or taken up. `given` proposes in the agent's place, from the files at the tip."""
+        spec = spell(corpus_spec or program.settings.corpus)
+        engine = self.engine(tag, program.settings.device)
+        prepared = store.open(spec, self.cache)
+        chosen = GivenAgent(given) if given else make_agent(agent, self._recorder(tag), self.environ)
+        new = campaign.plan(tag, program, text, spec, prepared.fingerprint, chosen.name, engine, self.workspace)
+        run = campaign.enter(new, engine, self.workspace, self.ledger)
+        engine.reap()
+        return Loop(run, program, self.ledger, self.workspace, chosen, engine, self._views(prepared), watcher)
+
+    def replayer(self, run: Run, watcher: Watcher) -> Replayer:
+        """What measures commits of a run again. CorpusError if its corpus is not here any more."""
+        prepared = store.open(run.corpus, self.cache)
+        if prepared.fingerprint != run.fingerprint:
+            raise CorpusError(
+                f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
+            )
+        settings = program.parse(run.program, run.program_text).settings
+        engine = self.engine(f"{run.tag}-replay", settings.device)
+        engine.reap()
+        return Replayer(run, self.ledger, self.workspace, engine, self._views(prepared), watcher)
+
+    def engine(self, label: str, device: Device) -> LocalEngine:
+        return LocalEngine(self.cache / "scratch", self.environ, f"{self._id()}-{label}", device)
+
+    def _id(self) -> str:
+        """Tells this lab's processes and folders from another's."""
+        return hashlib.sha256(str(self.ledger.folder.resolve()).encode()).hexdigest()[:12]
+
+    def _views(self, prepared: store.Corpus) -> Callable[[int], CorpusView]:
+        def view(vocab_size: int) -> CorpusView:
+            known = vocab_size in prepared.manifest.vocabularies
+            return (prepared if known else prepare.ensure(prepared, vocab_size)).view(vocab_size)
+
+        return view
+
+    def _recorder(self, tag: str) -> Callable[[Exchange], None]:
+        return lambda exchange: self.ledger.charge(self.ledger.open_experiment(tag), exchange)
+
+
+def open_lab(folder: Path, cache: Path, environ: Mapping[str, str], create: bool = True) -> Lab:
+    """The lab around a folder. WorkspaceError if it is none; LedgerError if nothing was ever run and not `create`."""
+    space = Workspace(folder)
+    return Lab(space, Ledger(space.state, create=create), cache, environ)
+
+
+def spell(spec: str) -> str:
+    """A corpus as the ledger keeps it: a folder by its absolute path, since commands run from anywhere."""
+    path = Path(spec).expanduser()
+    return str(path.resolve()) if path.is_dir() else spec
+
+
+def create(folder: Path) -> None:
+    """A new lab: a git repository with the file to train, and programs to start from."""
+    core = files("autoresearch").joinpath("train_core.py").read_text(encoding="utf-8")
+    lab = {"train_core.py": core, "README.md": _README, ".gitignore": "__pycache__/\n"}
+    for path in sorted(program.shipped().glob("*.md")):
+        lab[f"programs/{path.name}"] = path.read_text(encoding="utf-8").replace(
+            "edit: src/autoresearch/train_core.py", "edit: train_core.py"
+        )
+    workspace.create(folder, lab, "A lab for autoresearch")
+
+
+_README = """# A lab
+
+`train_core.py` is the file that experiments change; `programs/` holds what you ask of them, in Markdown.
+
+    autoresearch prepare --program programs/tiny.md
+    autoresearch run --program programs/tiny.md --experiments 7
+    autoresearch status
+    autoresearch log
+
+`programs/tiny.md` needs no GPU; `programs/default.md` wants one. What was kept is on the branch `autoresearch/tiny`.
+"""

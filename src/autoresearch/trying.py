@@ -1,0 +1,48 @@
+"""What `try` tries: an edit in the working tree, or a patch, as a proposal."""
+
+from collections.abc import Callable, Mapping
+
+from autoresearch.agent.patch import apply
+from autoresearch.agent.reply import PatchError, read_edits, read_header
+from autoresearch.errors import Misuse
+from autoresearch.ledger import Ledger
+from autoresearch.records import Patch, Proposal
+from autoresearch.workspace import Workspace
+
+Given = Callable[[Mapping[str, str]], Proposal]  # from the editable files at the tip
+
+
+def from_tree(workspace: Workspace, ledger: Ledger, tag: str, title: str) -> Given:
+    """The working tree's edit, carried over to the tip. Misuse if there is none, or if it conflicts."""
+
+    def propose(files: Mapping[str, str]) -> Proposal:
+        tip = ledger.tip(tag)
+        assert tip
+        assert tip.commit
+        edited = {path: workspace.edited(path, tip.commit) for path in files}
+        changed = {path: text for path, text in edited.items() if text != files[path]}
+        if not changed:
+            raise Misuse("the run has kept this very edit already.", "`autoresearch log` lists what it has kept.")
+        return Proposal(title=title or "an edit by hand", patch=Patch(changed))
+
+    return propose
+
+
+def from_patch(text: str, title: str) -> Given:
+    """A patch in any form that an agent may reply with. Misuse says which block does not apply to the tip."""
+
+    def propose(files: Mapping[str, str]) -> Proposal:
+        header = read_header(text)
+        try:
+            patch = apply(read_edits(text), files)
+        except PatchError as error:
+            raise Misuse(f"the patch does not apply to the run's tip: {error}") from None
+        return Proposal(
+            title=title or header.title or "a patch by hand",
+            family=header.family,
+            hypothesis=header.hypothesis,
+            expect=header.expect,
+            patch=patch,
+        )
+
+    return propose
