@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from autoresearch.agent.reply import Edit, PatchError
 from autoresearch.records import Patch
@@ -200,22 +201,23 @@ def _nowhere(edit: Edit, search: list[str], bare: list[str]) -> str:
 
 
 def _nearest(search: list[str], bare: list[str]) -> int | None:
-    """The line of the file where `search` fits best, by votes of equal lines, or else by its most similar line.
+    """The line of the file where `search` fits best: by votes of equal lines, or else by its most similar line.
 
     Bounded: at most 200 lines of SEARCH, 50 places for each, 5,000 lines and 200 characters of a line are looked at.
     """
     places: dict[str, list[int]] = {}
     for i, line in enumerate(bare[:5000]):
         places.setdefault(line.strip()[:200], []).append(i)
+    wanted = list(islice(((j, line.strip()[:200]) for j, line in enumerate(search) if line), 200))
     votes: Counter[int] = Counter()
-    wanted = [(j, line.strip()[:200]) for j, line in enumerate(search[:200]) if line]
     for j, line in wanted:
         for i in places.get(line, [])[:50]:
             votes[i - j] += len(line)
     if votes:
         return max(0, max(votes, key=lambda at: (votes[at], -at)))
     j, probe = max(wanted, key=lambda item: len(item[1]))
-    close = difflib.get_close_matches(probe, [line for line in places if line], n=1, cutoff=0.5)
+    real = [line for line in places if line]
+    close = [line for line in real if probe in line] or difflib.get_close_matches(probe, real, n=1, cutoff=0.5)
     return max(0, places[close[0]][0] - j) if close else None
 
 
