@@ -1,0 +1,43 @@
+# Every target sets up what it needs. PYTHON: an interpreter of 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := .demo/lab
+
+.PHONY: demo test lint format bench clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "autoresearch needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: about five minutes
+	@rm -rf .demo
+	@$(BIN)/autoresearch init $(LAB)
+	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch prepare --program programs/tiny.md
+	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch run --program programs/tiny.md --experiments 8
+	@echo
+	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch status
+	@echo
+	@echo "The branch autoresearch/tiny, with what was kept:"
+	@cd $(LAB) && git log --oneline --decorate main~1..autoresearch/tiny 2>/dev/null || git -C $(LAB) log --oneline --decorate autoresearch/tiny
+
+test: lint  ## Lint, types, import contracts, and all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready  ## What docs/ quotes: see docs/performance.md for the command of each figure
+	$(BIN)/python benchmarks/score.py
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
