@@ -1,0 +1,1 @@
+"""Where experiments run: child processes of this machine."""

@@ -1,0 +1,225 @@
+"""Child processes of a measurement: started with little, recorded before they work, ended with all they began.
+
+Three nets, each for what the one before misses. Every child is its own supervisor (`harness.supervise`) and dies with
+this process. What it was is written down beside it, so that the next start can end what is left. And every process
+below it carries the measurement's folder in its environment, where a scan finds it whatever it did to its parents.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, Field
+
+from autoresearch.errors import EngineError
+
+MARKER = "AUTORESEARCH_CHILD"
+
+_PATIENCE = 15.0  # seconds for a supervisor to end what is below it
+_LEDGER = "children.json"
+_PASSED_ON = (
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
+_PASSED_ON_FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRITON_", "NCCL_")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+def environment(caller: Mapping[str, str], home: Path, caches: Path) -> dict[str, str]:
+    """What a child gets of the caller's environment: an allow-list, a home of its own, compiler caches that last."""
+    allowed = {
+        name: value
+        for name, value in caller.items()
+        if (name in _PASSED_ON or name.startswith(_PASSED_ON_FAMILIES)) and not any(word in name for word in _SECRET)
+    }
+    defaults = {
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+        "PYTHONHASHSEED": "0",
+    }
+    return defaults | allowed | {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1"}
+
+
+class _Record(BaseModel):
+    """Who is at work on a measurement: (pid, start time) of the owner and of its children, and in which boot."""
+
+    boot: str
+    processes: tuple[tuple[int, float], ...] = Field(min_length=1)
+
+
+class Child:
+    """One `harness.child` at work, its output going to a log file."""
+
+    def __init__(self, mode: Literal["train", "score"], task: Mapping[str, object], home: Path, env: Mapping[str, str]):
+        """home: the measurement's folder. EngineError if Python cannot be started."""
+        order = home / f"{mode}.json"
+        order.write_text(json.dumps({"mode": mode, "parent": os.getpid(), "task": task}))
+        self.log = home / f"{mode}.log"
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(order)]
+        try:
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=dict(env),
+                    cwd=home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise EngineError(
+                f"Python cannot be started: {error}.", "Check the installation and free memory."
+            ) from error
+        _record(home, self._process.pid)
+
+    def exit_code(self) -> int | None:
+        """None while it runs; 128 + n if signal n ended it."""
+        code = self._process.poll()
+        return None if code is None else code if code >= 0 else 128 - code
+
+    def end(self) -> None:
+        """Kill it and everything below it, now; returns when they are gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def home_for(scratch: Path) -> Iterator[Path]:
+    """A fresh folder for one measurement; in the end no process of it is left, nor the folder."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        home = _unused(scratch)
+    except OSError as error:
+        raise EngineError(
+            f"{scratch} cannot be written: {error.strerror}.", "Free some space, or name another."
+        ) from error
+    try:
+        _record(home)
+        yield home
+    finally:
+        kill_marked(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def reap(scratch: Path) -> int:
+    """End what measurements of a dead process left running under `scratch`, and remove their folders. Returns how many
+    processes were ended. Measurements whose owner is alive are left alone."""
+    ended = 0
+    for home in sorted(scratch.glob("measurement-*")):
+        record = _read(home)
+        if record and record.boot == _boot_id():
+            owner, *children = record.processes
+            if _alive(owner):
+                continue
+            ended += sum(_kill_tree(child[0]) for child in children if _alive(child))
+        ended += kill_marked(home)
+        shutil.rmtree(home, ignore_errors=True)
+    return ended
+
+
+def kill_marked(home: Path) -> int:
+    """Kill every process that carries the folder in its environment, until none is found. Returns how many."""
+    killed: set[int] = set()
+    for _ in range(50):
+        found = [process for process in psutil.process_iter() if _is_marked(process, home)]
+        if not found:
+            break
+        for process in found:
+            killed.add(process.pid)
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=1.0)
+    return len(killed)
+
+
+def _is_marked(process: psutil.Process, home: Path) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(MARKER) == str(home)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _kill_tree(pid: int) -> int:
+    below = []
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        below = [process, *process.children(recursive=True)]
+    for one in below:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    psutil.wait_procs(below, timeout=_PATIENCE)
+    return len(below)
+
+
+def _unused(scratch: Path) -> Path:
+    number = 1
+    while True:
+        home = scratch / f"measurement-{os.getpid()}-{number}"
+        try:
+            home.mkdir(mode=0o700)
+        except FileExistsError:
+            number += 1
+        else:
+            return home.resolve()
+
+
+def _record(home: Path, *pids: int) -> None:
+    """Write down who is at work here: the owner first, then the children."""
+    known = _read(home) or _Record(boot=_boot_id(), processes=(_identity(os.getpid()),))
+    known = known.model_copy(update={"processes": (*known.processes, *map(_identity, pids))})
+    partial = home / f"{_LEDGER}.partial"
+    partial.write_text(known.model_dump_json())
+    partial.replace(home / _LEDGER)
+
+
+def _read(home: Path) -> _Record | None:
+    try:
+        return _Record.model_validate_json((home / _LEDGER).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _identity(pid: int) -> tuple[int, float]:
+    """A process id and when it began: together they name one process of one boot."""
+    try:
+        return pid, psutil.Process(pid).create_time()
+    except psutil.Error:
+        return pid, 0.0
+
+
+def _alive(identity: tuple[int, float]) -> bool:
+    pid, created = identity
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(round(psutil.boot_time(), -1))

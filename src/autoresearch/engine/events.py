@@ -1,0 +1,84 @@
+"""The events a training child writes, as the house reads them: bounded, validated, and believed only as a hint."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from autoresearch.records import Point
+
+PHASES = ("import", "build", "warmup", "train", "save")
+
+_MOST_AT_ONCE = 1 << 20  # bytes read in one look
+_MOST_POINTS = 4096  # kept; beyond that every other one goes
+
+
+class _Phase(BaseModel):
+    kind: Literal["phase"]
+    phase: Literal["import", "build", "warmup", "train", "save"]
+
+
+class _Point(BaseModel):
+    kind: Literal["point"]
+    step: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    progress: Annotated[float, Field(ge=0, le=1)]
+    loss: Annotated[float, Field(allow_inf_nan=False)]
+    tokens: Annotated[int, Field(ge=0)]
+    memory: Annotated[int, Field(ge=0)] | None = None
+
+
+_EVENT: TypeAdapter[_Phase | _Point] = TypeAdapter(Annotated[_Phase | _Point, Field(discriminator="kind")])
+
+
+class Tail:
+    """Follows events.jsonl. What is no event is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._rest = b""
+        self.phase = PHASES[0]
+        self.points: list[Point] = []
+        self.tokens: int | None = None
+        self.memory: int | None = None
+
+    def read(self) -> bool:
+        """Take in what is new; whether there was anything."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_MOST_AT_ONCE)
+        except OSError:
+            return False
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-4096:]
+        for line in lines:
+            self._take(line)
+        return bool(lines)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        if not self.points or not self.tokens or not self.points[-1].seconds:
+            return None
+        return self.tokens / self.points[-1].seconds
+
+    def curve(self, most: int) -> tuple[Point, ...]:
+        """At most so many points, evenly taken, the last one among them."""
+        stride = -(-len(self.points) // most) or 1
+        return tuple(reversed(self.points[::-1][::stride]))
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = _EVENT.validate_json(line[:4096])
+        except ValueError:
+            return
+        if isinstance(event, _Phase):
+            if PHASES.index(event.phase) > PHASES.index(self.phase):  # there is no way back: the clock starts once
+                self.phase = event.phase
+            return
+        self.tokens, self.memory = event.tokens, event.memory
+        self.points.append(Point(event.step, event.seconds, event.progress, event.loss))
+        if len(self.points) > _MOST_POINTS:
+            del self.points[::2]

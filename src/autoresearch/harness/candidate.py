@@ -1,0 +1,54 @@
+"""The edited file, as a module: imported by path, checked against the contract."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+_NAME = "train_core"
+
+
+class Failure(Exception):
+    """The candidate broke the contract; the message is one line that says how."""
+
+
+def load(source: str) -> ModuleType:
+    """Import the file. Whatever it raises goes through."""
+    spec = importlib.util.spec_from_file_location(_NAME, Path(source))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_NAME] = module  # dataclasses and the compiler look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(module: ModuleType, context: int, vocab_size: int) -> None:
+    """Failure if a function of the contract is missing, or a constant is not what the house read in the file."""
+    for name in ("build_model", "main"):
+        if not callable(getattr(module, name, None)):
+            raise Failure(f"the file defines no function `{name}`")
+    for name, expected in (("CONTEXT", context), ("VOCAB_SIZE", vocab_size)):
+        if (actual := getattr(module, name, None)) != expected:
+            raise Failure(f"{name} is {actual!r} once imported, but {expected} was read from the file: set it once")
+
+
+def build(module: ModuleType, device: torch.device) -> nn.Module:
+    """The model on `device`. Failure if it is not a module."""
+    model = module.build_model(device)
+    if not isinstance(model, nn.Module):
+        raise Failure(f"build_model returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the model itself."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Numbers in all distinct parameters; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())

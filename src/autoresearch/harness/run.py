@@ -1,0 +1,158 @@
+"""The `run` that a `train_core` is handed: seed, device, data, clock, and where to put the weights."""
+
+import hashlib
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from autoresearch.harness.candidate import Failure, parameter_count, unwrapped
+from autoresearch.harness.clock import Clock
+from autoresearch.harness.curve import Curve
+from autoresearch.harness.data import Batch, TrainingData
+from autoresearch.harness.files import Events, Phases
+from autoresearch.records import TrainResult, TrainTask
+
+_HASHED = 65536  # numbers of each tensor that go into the weights' hash
+
+
+class Run:
+    """One training, as its code sees it.
+
+    seed: int; device: torch.device; progress: 0 to 1 on the clock, as of the batch in hand.
+    """
+
+    def __init__(self, task: TrainTask, events: Events, phases: Phases) -> None:
+        self.seed = task.seed
+        self.device = torch.device(task.device)
+        self.progress = 0.0
+        self._task = task
+        self._phases = phases
+        self._clock = Clock(task.budget, task.max_steps, self.device)
+        self._curve = Curve(events)
+        self._data = TrainingData(task.tokens, task.seed, self.device)
+        self._steps = self._tokens = self._parameters = 0
+        self._flops: float | None = None
+        self._start_hash: str | None = None
+        self._saved = False
+
+    def warmup_batches(self, rows: int, context: int) -> Iterator[Batch]:
+        """Throw-away batches without end, shaped and placed like real ones: for compiling before the clock starts."""
+        return self._data.warmup(rows, context)
+
+    def start(self, model: nn.Module) -> None:
+        """Record the weights' hash and start the clock. Once, before the first real batch."""
+        if self._clock.started:
+            raise Failure("run.start was called twice")
+        self._parameters = parameter_count(model)
+        self._start_hash = _weights_hash(unwrapped(model))
+        self._flops = _flops_per_token(unwrapped(model))
+        self._clock.start()
+        self._phases.enter("train")
+
+    def batches(self, rows: int, context: int) -> Iterator[Batch]:
+        """(inputs, targets), int64[rows, context] each, on the device, until the budget is spent."""
+        if not self._clock.started:
+            raise Failure("run.batches was called before run.start(model)")
+        while not self._clock.spent(self._steps):
+            self.progress = self._clock.progress(self._steps)
+            batch = self._data.batch(rows, context)
+            self._steps += 1
+            self._tokens += rows * context
+            yield batch
+            self._clock.fence()
+        self._end()
+
+    def report(self, loss: Tensor | float) -> None:
+        """Show a training loss on the live curve: plain cross-entropy, nats per token. Never waits for the device."""
+        self._curve.add(
+            loss,
+            step=self._steps,
+            seconds=self._clock.elapsed,
+            progress=self.progress,
+            tokens=self._tokens,
+            memory=self._peak_memory(),
+        )
+
+    def save(self, model: nn.Module) -> None:
+        """Hand over the trained weights. Once; ends the clock if it still runs."""
+        if not self._clock.started:
+            raise Failure("run.save was called before run.start(model): nothing was trained on the clock")
+        if self._saved:
+            raise Failure("run.save was called twice")
+        late, allowed = self._clock.late(), max(2.0, 0.02 * self._task.budget)
+        if late > allowed:
+            raise Failure(f"main worked on for {late:.1f} s between the end of the clock and run.save")
+        self._end()
+        partial = Path(self._task.folder) / "weights.partial"
+        save_model(unwrapped(model), str(partial))
+        partial.replace(partial.with_name("weights.safetensors"))
+        self._saved = True
+
+    def result(self) -> TrainResult:
+        """What is known by now."""
+        cuda = self.device.type == "cuda"
+        properties = torch.cuda.get_device_properties(self.device) if cuda else None
+        self._phases.close()
+        return TrainResult(
+            seconds=dict(self._phases.seconds) | ({"train": self._clock.elapsed} if self._clock.started else {}),
+            steps=self._steps,
+            tokens=self._tokens,
+            parameters=self._parameters,
+            peak_memory=self._peak_memory(),
+            flops_per_token=self._flops,
+            loss=self._curve.last,
+            device_name=properties.name
+            if properties
+            else _cpu_name()
+            if self.device.type == "cpu"
+            else self.device.type,
+            device_uuid=str(properties.uuid) if properties else None,
+            torch_version=torch.__version__,
+            start_hash=self._start_hash or "",
+        )
+
+    def finish(self) -> None:
+        """After main: Failure if there is nothing to score."""
+        if not self._saved:
+            raise Failure("main returned without run.save(model)")
+
+    def _end(self) -> None:
+        if not self._clock.ended:
+            self._clock.end()
+            self.progress = 1.0
+            self._curve.drain(wait=True)
+            self._phases.enter("save")
+
+    def _peak_memory(self) -> int:
+        """Bytes: of the GPU where there is one, else of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _weights_hash(model: nn.Module) -> str:
+    """SHA-256 over an even sample of each parameter: the whole would take seconds for a large model on a GPU."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // _HASHED)].float().cpu()
+        digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _flops_per_token(model: nn.Module) -> float | None:
+    """What the model says of itself, as an attribute or a method; informational."""
+    stated = getattr(model, "flops_per_token", None)
+    stated = stated() if callable(stated) else stated
+    return float(stated) if isinstance(stated, int | float) and stated > 0 else None
+
+
+def _cpu_name() -> str:
+    with Path("/proc/cpuinfo").open() as lines:
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "cpu")

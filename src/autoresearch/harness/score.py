@@ -1,0 +1,190 @@
+"""The judge: a score is claimed by one process and proved by another that never received the target.
+
+The open process sees whole rows and claims the loss of every target. Once it and all it started are dead, positions
+are drawn from the operating system's randomness, and a fresh, sealed process is asked for the logits there, given
+rows cut before the target. The judge computes those losses itself, in float64; d = sealed - claimed. A model that
+uses what lies ahead, in whatever way, has d > 0 somewhere that was worth it. The judge runs no code of the candidate.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoresearch.harness import sampling, validation
+from autoresearch.harness.files import write_record
+from autoresearch.harness.sampling import Floats, Sample
+from autoresearch.harness.server import Server
+from autoresearch.harness.supervise import kill_strays
+from autoresearch.harness.validation import Validation
+from autoresearch.harness.wire import Refused, ServeTask
+from autoresearch.records import Audit, ScoreResult, ScoreTask
+
+OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd of bf16 eager against compiled
+MEAN = 0.001  # nats, and ...
+ERRORS = 4.0  # ... standard errors: a mean difference beyond both is no accident
+CORRECTION = 2.0  # standard errors beyond which a claim is corrected
+
+LEAK = "the score is not believed: the model uses information it should not have (tokens at or after the one predicted)"
+UNSTABLE = "the score is not believed: the model does not reproduce its predictions in a fresh process"
+
+
+def score(task: ScoreTask) -> None:
+    """Score and leave result.json (ScoreResult), and losses.npz if it was scored, in the task's folder."""
+    write_record(Path(task.folder) / "result.json", Judge(task).judge())
+
+
+@dataclass
+class Judge:
+    """One scoring, from the validation text to the verdict."""
+
+    task: ScoreTask
+    text: Validation = field(init=False)
+    rows: int = field(init=False)  # per batch
+    deadline: float = field(init=False)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.task.limit
+        self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
+        self.rows = self.task.rows or _rows_per_batch(self.task)
+        self.random = np.random.default_rng()  # seeded by the operating system
+
+    def judge(self) -> ScoreResult:
+        """Never raises for what the candidate does."""
+        servers = [self._server("open"), self._server("sealed")]  # the sealed one may import torch meanwhile
+        try:
+            claim = self._claim(servers[0], servers[1])
+            incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
+            sample = sampling.draw(incumbent, claim.astype(np.float64), self.task.context, self.task.audit, self.random)
+            difference = self._difference(servers[1], claim, sample)
+            persists = np.zeros(len(difference), dtype=bool)
+            if (suspects := np.abs(difference) > OUTLIER).any():
+                servers.append(self._server("sealed"))
+                again = self._difference(servers[2], claim, sample)
+                persists = suspects & (np.abs(again) > OUTLIER) & (np.sign(again) == np.sign(difference))
+            return self._verdict(claim, difference, sample.weights, persists)
+        except Refused as error:
+            return ScoreResult("crashed", str(error), seconds=self.seconds)
+        except TimeoutError:
+            return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
+        finally:
+            for server in servers:
+                server.stop()
+
+    def _claim(self, server: Server, spare: Server) -> NDArray[np.float32]:
+        """float32[targets], as the open process says. Each row once, in secret order, with random company."""
+        began = time.monotonic()
+        count = len(self.text.tokens)
+        order = self.random.permutation(-(-count // self.rows) * self.rows) % count  # the last batch is filled up
+        batches = order.reshape(-1, self.rows)
+        frames = (self.text.tokens[batch].astype("<u2").tobytes() for batch in batches)
+        table = np.zeros((count, self.task.context), dtype=np.float32)
+        for batch, reply in zip(batches, server.ask(frames, self.deadline), strict=True):
+            table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
+        server.stop()
+        kill_strays({spare.pid})
+        self.seconds["open"] = time.monotonic() - began
+        claim = table.reshape(-1)[: self.text.targets]
+        if not np.isfinite(claim).all():
+            raise Refused("the losses are not finite")
+        if (claim < -1e-6).any():
+            raise Refused("the losses are negative")
+        return claim
+
+    def _difference(self, server: Server, claim: NDArray[np.float32], sample: Sample) -> Floats:
+        """float64[positions]: nats that each target costs more in a sealed process than was claimed."""
+        began = time.monotonic()
+        losses = []
+        replies = server.ask(self._sealed_frames(sample), self.deadline)
+        for start, reply in zip(range(0, len(sample.rows), self.rows), replies, strict=True):
+            rows, places = sample.rows[start : start + self.rows], sample.places[start : start + self.rows]
+            logits = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)[: len(rows)].astype(np.float64)
+            if np.isnan(logits).any() or np.isposinf(logits).any():
+                raise Refused("the losses are not finite")
+            top = logits.max(axis=1, keepdims=True)
+            with np.errstate(invalid="ignore"):
+                total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+                losses.append(total - logits[np.arange(len(rows)), self.text.tokens[rows, places + 1]])
+        server.stop()
+        self.seconds["sealed"] = self.seconds.get("sealed", 0.0) + time.monotonic() - began
+        sealed = np.concatenate(losses)
+        if not np.isfinite(sealed).all():
+            raise Refused("the losses are not finite")
+        return sealed - claim[sample.rows * self.task.context + sample.places]
+
+    def _sealed_frames(self, sample: Sample) -> Iterator[bytes]:
+        """Rows cut after the sampled place and padded with BOS, each with its place; the last batch is filled up."""
+        for start in range(0, len(sample.rows), self.rows):
+            rows, places = sample.rows[start : start + self.rows], sample.places[start : start + self.rows]
+            frame = np.full((self.rows, self.task.context + 1), self.text.bos, dtype="<u2")
+            given = self.text.tokens[rows, :-1]
+            cut = np.arange(self.task.context) > places[:, None]
+            frame[: len(rows), :-1] = np.where(cut, self.text.bos, given)
+            frame[:, -1] = 0
+            frame[: len(rows), -1] = places
+            yield frame.tobytes()
+
+    def _verdict(
+        self, claim: NDArray[np.float32], difference: Floats, weights: Floats, persists: NDArray[np.bool_]
+    ) -> ScoreResult:
+        audit = _audit(difference, weights)
+        total = float(claim.sum(dtype=np.float64))
+        significant = audit.mean > CORRECTION * audit.error
+        # Only ever upwards: a sealed process that does better than the open one must not buy a better score.
+        corrected = total + max(0.0, audit.mean) * self.text.targets if significant else total
+        result = ScoreResult(
+            "scored",
+            value=corrected / math.log(2) / self.text.bytes,
+            claim=total / math.log(2) / self.text.bytes,
+            targets=self.text.targets,
+            bytes=self.text.bytes,
+            audit=audit,
+            seconds=self.seconds,
+        )
+        if reason := _disbelief(audit, difference[persists]):
+            return ScoreResult(
+                "quarantined", reason, None, result.claim, result.targets, result.bytes, audit, self.seconds
+            )
+        sampling.save_losses(Path(self.task.folder) / "losses.npz", self.text, claim)
+        return result
+
+    def _server(self, mode: str) -> Server:
+        task = ServeTask(
+            mode="open" if mode == "open" else "sealed",
+            source=self.task.source,
+            weights=self.task.weights,
+            device=self.task.device,
+            rows=self.rows,
+            context=self.task.context,
+            vocab_size=self.task.tokens.vocab_size,
+            read=-1,
+            write=-1,
+        )
+        return Server(task, Path(self.task.folder))
+
+
+def _audit(difference: Floats, weights: Floats) -> Audit:
+    """The self-normalized weighted mean and its standard error (linearized)."""
+    mean = float((weights * difference).sum() / weights.sum())
+    error = float(np.sqrt((weights**2 * (difference - mean) ** 2).sum()) / weights.sum())
+    return Audit(len(difference), mean, error, float(difference[np.abs(difference).argmax()]))
+
+
+def _disbelief(audit: Audit, outliers: Floats) -> str | None:
+    """Why the claim is not believed, if it is not. outliers: large differences that a third process confirmed."""
+    if len(outliers):
+        return LEAK if (outliers > 0).sum() >= (outliers < 0).sum() else UNSTABLE
+    if abs(audit.mean) > MEAN and abs(audit.mean) > ERRORS * audit.error:
+        return LEAK if audit.mean > 0 else UNSTABLE
+    return None
+
+
+def _rows_per_batch(task: ScoreTask) -> int:
+    """As many rows as keep the device busy, with room for float logits of a large vocabulary."""
+    tokens, numbers = (65536, 2**30) if task.device == "cuda" else (4096, 2**24)
+    return max(1, min(tokens, numbers // task.tokens.vocab_size) // task.context)

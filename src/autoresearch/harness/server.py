@@ -1,0 +1,66 @@
+"""A serving process, as the judge holds it: started early, told to go when its turn comes, ended with all it began."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from autoresearch.harness.wire import GO, Line, Refused, ServeTask
+
+_PATIENCE = 15.0
+
+
+class Server:
+    """One `child` in mode serve. Starting it imports torch; the candidate's code waits for `go`."""
+
+    def __init__(self, task: ServeTask, folder: Path) -> None:
+        """task: with `read` and `write` still to be set; folder: where its task file may lie."""
+        read, self._write = os.pipe()
+        self._read, write = os.pipe()
+        self._task = dataclasses.replace(task, read=read, write=write)
+        order = {"mode": "serve", "parent": os.getpid(), "task": dataclasses.asdict(self._task)}
+        file = folder / f"serve-{self._read}.json"  # our ends stay open, so the number is its own
+        file.write_text(json.dumps(order))
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(file)]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(read, write))
+        os.close(read)
+        os.close(write)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, frames: Iterable[bytes], deadline: float) -> Iterator[bytes]:
+        """The reply to each frame, in order. Raises Refused if there is none; TimeoutError at the deadline."""
+        line = Line(self._read, self._write, deadline)
+        line.send(GO)
+        try:
+            line.receive(0)
+            asked = 0
+            waiting = iter(frames)
+            for frame in waiting:
+                line.send(frame)
+                asked += 1
+                if asked > 1:  # one frame ahead, so the server finds its next one there
+                    yield line.receive(self._task.reply_size)
+            if asked:
+                yield line.receive(self._task.reply_size)
+        except EOFError:
+            raise Refused("the scoring process ended before it had answered") from None
+
+    def stop(self) -> None:
+        """End it and everything below it, also what has left its session; returns when they are gone."""
+        for fd in (self._read, self._write):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

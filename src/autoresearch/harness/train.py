@@ -1,0 +1,85 @@
+"""The training child: import, preflight, main(run), and a result or a fault, whatever happens."""
+
+import random
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoresearch.harness import candidate
+from autoresearch.harness.candidate import Failure
+from autoresearch.harness.files import Events, Phases, write_record
+from autoresearch.harness.run import Run
+from autoresearch.records import Fault, TrainTask
+
+_PHASE_NAMES = {
+    "import": "import",
+    "build": "build_model",
+    "warmup": "warm-up",
+    "train": "training",
+    "save": "saving",
+}
+
+
+def train(task: TrainTask) -> None:
+    """Train by the task and leave result.json (TrainResult) or fault.json (Fault) in its folder."""
+    folder = Path(task.folder)
+    events = Events(folder / "events.jsonl")
+    phases = Phases(events)
+    run: Run | None = None
+    try:
+        _seed_all(task.seed)
+        module = candidate.load(task.source)
+        candidate.check(module, task.context, task.tokens.vocab_size)
+        phases.enter("build")
+        candidate.build(module, torch.device("meta"))  # shapes and types, before anything touches the GPU
+        phases.enter("warmup")
+        run = Run(task, events, phases)
+        _seed_all(task.seed)
+        module.main(run)
+        run.finish()
+        write_record(folder / "result.json", run.result())
+    except BaseException as error:  # SystemExit and the like too: whatever the candidate raises is its result
+        write_record(folder / "fault.json", _fault(error, phases.name, task.source, run))
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _fault(error: BaseException, phase: str, source: str, run: Run | None) -> Fault:
+    try:
+        result = run.result() if run else None
+    except Exception:  # after an error on the device even asking it may fail
+        result = None
+    return Fault(phase, _reason(error, phase), None if isinstance(error, Failure) else _tail(error, source), result)
+
+
+def _reason(error: BaseException, phase: str) -> str:
+    """One line."""
+    if isinstance(error, Failure):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of GPU memory in {_PHASE_NAMES[phase]}"
+    if isinstance(error, MemoryError):
+        return f"out of memory in {_PHASE_NAMES[phase]}"
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno} does not parse: {error.msg}"
+    message = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} in {_PHASE_NAMES[phase]}: {message}"[:300].rstrip(": ")
+
+
+def _tail(error: BaseException, source: str) -> str:
+    """The traceback from the candidate's first line on, paths shortened, at most 40 lines and 4 KB."""
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename != source:
+        frames = frames.tb_next
+    lines = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    text = lines.replace(source, Path(source).name)
+    for folder in sorted({entry for entry in sys.path if len(entry) > 1}, key=len, reverse=True):
+        text = text.replace(folder.rstrip("/") + "/", "")
+    return "\n".join(text.splitlines()[-40:])[-4096:]

@@ -1,0 +1,132 @@
+"""What the judge and a serving process say to each other: fixed-size frames over two pipes, no pickles, no text.
+
+Judge to server: one byte to go, then frames. Server to judge: one byte of status when the model is there, then one
+byte of status and, if that is OK, a payload for each frame. The judge believes sizes and nothing else.
+"""
+
+import os
+import selectors
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+GO = b"g"
+OK = 0
+FAILURES = {
+    1: "the file could not be imported for scoring",
+    2: "build_model failed in scoring",
+    3: "the saved weights do not fit build_model",
+    4: "out of memory in scoring",
+    5: "the model failed on rows of tokens, in eval mode and without gradients",
+    6: "the logits have the wrong shape: model(tokens[B, T]) must return [B, T, V]",
+    7: "the logits have the wrong vocabulary: their last dimension must be VOCAB_SIZE",
+    8: "the logits are no floating-point tensor",
+}
+
+
+class Refused(Exception):
+    """The candidate cannot be scored; the message is one of ours, never the candidate's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeTask:
+    """What a serving process is told, as JSON: no path to text, and no target.
+
+    An open server gets rows with their targets, uint16[rows, context + 1], and returns float32[rows, context] losses.
+    A sealed one gets cut rows, uint16[rows, context], and a place in each, uint16[rows]; it returns
+    float32[rows, vocab_size] logits.
+    """
+
+    mode: Literal["open", "sealed"]
+    source: str
+    weights: str
+    device: str
+    rows: int
+    context: int
+    vocab_size: int
+    read: int  # file descriptors
+    write: int
+
+    @property
+    def frame_size(self) -> int:
+        return self.rows * (self.context + 1) * 2
+
+    @property
+    def reply_size(self) -> int:
+        return self.rows * (self.context if self.mode == "open" else self.vocab_size) * 4
+
+
+def read_exactly(fd: int, size: int) -> bytes | None:
+    """`size` bytes, or None if the other side has closed first."""
+    parts = []
+    while size:
+        part = os.read(fd, min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class Line:
+    """The judge's end: writes and reads at once, and never waits past the deadline (time.monotonic)."""
+
+    def __init__(self, read: int, write: int, deadline: float) -> None:
+        self._read, self._write, self._deadline = read, write, deadline
+        self._out: deque[memoryview] = deque()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes; they leave while replies are awaited."""
+        self._out.append(memoryview(data))
+
+    def receive(self, payload: int) -> bytes:
+        """The payload of one reply. Raises Refused by its status, TimeoutError, EOFError."""
+        status = self._receive(1)[0]
+        if status != OK:
+            raise Refused(FAILURES.get(status, "the scoring process broke its protocol"))
+        return self._receive(payload) if payload else b""
+
+    def _receive(self, size: int) -> bytes:
+        parts = []
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._read, selectors.EVENT_READ)
+            if self._out:
+                selector.register(self._write, selectors.EVENT_WRITE)
+            while size:
+                left = self._deadline - time.monotonic()
+                ready = selector.select(left) if left > 0 else []
+                if not ready:
+                    raise TimeoutError
+                for key, _ in ready:
+                    if key.fd == self._read:
+                        part = os.read(self._read, min(size, 1 << 20))
+                        if not part:
+                            raise EOFError
+                        parts.append(part)
+                        size -= len(part)
+                    elif not self._push():
+                        selector.unregister(self._write)
+        return b"".join(parts)
+
+    def _push(self) -> bool:
+        """Write what the pipe takes; False once all is written, or nobody listens."""
+        try:
+            sent = os.write(self._write, self._out[0])
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            self._out.clear()
+            return False
+        self._out[0] = self._out[0][sent:]
+        if not self._out[0]:
+            self._out.popleft()
+        return bool(self._out)
