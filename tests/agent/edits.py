@@ -84,7 +84,7 @@ EDITS = (
     _edit(
         "plain momentum in place of Nesterov's",
         (
-            "    update = equalize(orthogonalize(gradient.lerp(momentum, beta)), variance)  # Nesterov: one step ahead\n",
+            "    update = equalize(orthogonalize(gradient.lerp(momentum, beta)), variance)  # Nesterov: one step ahead\n",  # noqa: E501
             "    update = equalize(orthogonalize(momentum), variance)\n",
         ),
         ("MUON_MOMENTUM = 0.95  #", "MUON_MOMENTUM = 0.97  #"),
@@ -97,7 +97,7 @@ EDITS = (
             "    weight.sub_(lr * (update + decay * weight))\n",
         ),
         (
-            "    Weight decay is cautious (Chen et al. 2025, arXiv:2510.12402): only where it agrees with the update's sign.\n",
+            "    Weight decay is cautious (Chen et al. 2025, arXiv:2510.12402): only where it agrees with the update's sign.\n",  # noqa: E501
             "    Weight decay is decoupled.\n",
         ),
     ),
@@ -115,7 +115,7 @@ EDITS = (
         "SwiGLU",
         (
             "        self.up = Linear(WIDTH, MLP_RATIO * WIDTH)\n",
-            "        self.up = Linear(WIDTH, MLP_RATIO * WIDTH)\n        self.gate = Linear(WIDTH, MLP_RATIO * WIDTH)\n",
+            "        self.up = Linear(WIDTH, MLP_RATIO * WIDTH)\n        self.gate = Linear(WIDTH, MLP_RATIO * WIDTH)\n",  # noqa: E501
         ),
         (
             "self.down(F.relu(self.up(x)).square())",
@@ -164,7 +164,7 @@ EDITS = (
         ("self.unembedding(norm(x)).float()\n", "self.unembedding(norm(x)).float() + self.bias\n"),
         (
             "            AdamW(model.residual_lambdas, SCALAR_LR / 100),\n",
-            "            AdamW(model.residual_lambdas, SCALAR_LR / 100),\n            AdamW(model.bias, SCALAR_LR / 100),\n",
+            "            AdamW(model.residual_lambdas, SCALAR_LR / 100),\n            AdamW(model.bias, SCALAR_LR / 100),\n",  # noqa: E501
         ),
     ),
     _edit(
@@ -235,7 +235,7 @@ EDITS = (
     _edit(
         "normal initialization",
         (
-            "        bound = scale * math.sqrt(3 / inputs)  # of a uniform distribution with deviation scale / sqrt(inputs)\n"
+            "        bound = scale * math.sqrt(3 / inputs)  # of a uniform distribution with deviation scale / sqrt(inputs)\n"  # noqa: E501
             "        nn.init.uniform_(self.weight, -bound, bound)\n",
             "        nn.init.normal_(self.weight, std=scale / math.sqrt(inputs))\n",
         ),

@@ -36,11 +36,14 @@ def test_there_are_enough_real_edits_and_each_has_several_hunks():
 @pytest.mark.parametrize("number", range(len(EDITS)), ids=[edit.name for edit in EDITS])
 def test_a_real_edit_applies_exactly_as_meant(number, form):
     edit = EDITS[number]
-    reply = HEADER.format(name=edit.name) + {
-        "blocks": as_blocks(TRAIN_FILE, edit.after),
-        "diff": as_diff(TRAIN_FILE, edit.after, seed=number),
-        "file": as_file(edit.after),
-    }[form]
+    reply = (
+        HEADER.format(name=edit.name)
+        + {
+            "blocks": as_blocks(TRAIN_FILE, edit.after),
+            "diff": as_diff(TRAIN_FILE, edit.after, seed=number),
+            "file": as_file(edit.after),
+        }[form]
+    )
     assert patched(reply) == {PATH: edit.after}
 
 
@@ -71,7 +74,9 @@ class TestMatching:
         assert "block 1" in message and "2 times" in message and "5, 10" in message
 
     def test_no_match_shows_the_nearest_lines_with_their_numbers_and_the_first_difference(self):
-        message = refused(block("def g(x):\n    y = x\n    return y + 2", "def g(x):\n    return x"), {PATH: self.SOURCE})
+        message = refused(
+            block("def g(x):\n    y = x\n    return y + 2", "def g(x):\n    return x"), {PATH: self.SOURCE}
+        )
         assert "block 1" in message and "matches nowhere" in message
         assert "    9 | def g(x):" in message and "   11 |     return y + 1" in message
         assert "SEARCH has\n    return y + 2\nand the file has\n    return y + 1" in message
@@ -115,7 +120,9 @@ class TestMatching:
 
     def test_tabs_are_shifted_as_tabs(self):
         source = "def f(x):\n\tif x:\n\t\treturn 1\n"
-        assert patched(block("if x:\n\treturn 1", "if x:\n\treturn 2"), {PATH: source})[PATH] == source.replace("1", "2")
+        assert patched(block("if x:\n\treturn 1", "if x:\n\treturn 2"), {PATH: source})[PATH] == source.replace(
+            "1", "2"
+        )
 
     def test_blocks_see_what_earlier_blocks_did(self):
         reply = block("A = 1", "A = 2\nB = 2") + block("B = 2", "B = 3")
@@ -141,26 +148,27 @@ class TestMatching:
         assert "matches nowhere" in refused(block(self.SOURCE * 3, "A = 1"), {PATH: self.SOURCE})
 
 
-class TestPaths:
-    FILES = {"src/model.py": "A = 1\n", "src/train.py": "B = 1\n"}
+TWO_FILES = {"src/model.py": "A = 1\n", "src/train.py": "B = 1\n"}
 
+
+class TestPaths:
     def test_two_files_in_one_reply(self):
         reply = block("A = 1", "A = 2", "src/model.py") + block("B = 1", "B = 2", "src/train.py")
-        assert patched(reply, self.FILES) == {"src/model.py": "A = 2\n", "src/train.py": "B = 2\n"}
+        assert patched(reply, TWO_FILES) == {"src/model.py": "A = 2\n", "src/train.py": "B = 2\n"}
 
     def test_only_changed_files_are_in_the_patch(self):
-        assert patched(block("A = 1", "A = 2", "src/model.py"), self.FILES) == {"src/model.py": "A = 2\n"}
+        assert patched(block("A = 1", "A = 2", "src/model.py"), TWO_FILES) == {"src/model.py": "A = 2\n"}
 
     @pytest.mark.parametrize("path", ["model.py", "./src/model.py", "a/home/lab/src/model.py", "**`src/model.py`**:"])
     def test_a_file_is_known_by_the_end_of_its_path(self, path):
-        assert patched(block("A = 1", "A = 2", path), self.FILES) == {"src/model.py": "A = 2\n"}
+        assert patched(block("A = 1", "A = 2", path), TWO_FILES) == {"src/model.py": "A = 2\n"}
 
     def test_without_a_name_the_last_one_holds(self):
         reply = block("B = 1", "B = 2\nC = 3", "src/train.py") + block("C = 3", "C = 4", "")
-        assert patched(reply, self.FILES) == {"src/train.py": "B = 2\nC = 4\n"}
+        assert patched(reply, TWO_FILES) == {"src/train.py": "B = 2\nC = 4\n"}
 
     def test_no_name_at_all_is_refused_where_two_files_can_be_edited(self):
-        assert "names no file" in refused(block("A = 1", "A = 2", ""), self.FILES)
+        assert "names no file" in refused(block("A = 1", "A = 2", ""), TWO_FILES)
 
     def test_an_ambiguous_name_is_refused(self):
         files = {"a/train.py": "A = 1\n", "b/train.py": "A = 1\n"}
@@ -197,7 +205,9 @@ class TestResult:
     def test_a_file_that_grows_beyond_measure_is_refused(self):
         assert "longer than" in refused(block("A = 1", "A = 1\n" * 90_000), {PATH: "A = 1\n"})
 
-    @pytest.mark.parametrize("line", ["# ... rest of the code unchanged ...", "    # ... (existing code)", "# … same as before"])
+    @pytest.mark.parametrize(
+        "line", ["# ... rest of the code unchanged ...", "    # ... (existing code)", "# … same as before"]
+    )
     def test_a_comment_in_place_of_code_is_refused(self, line):
         assert "stands for code that was left out" in refused(block("MOMENTUM_START = 0.85", line))
 

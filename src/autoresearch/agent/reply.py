@@ -59,8 +59,8 @@ _FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*([^`]*)")
 
 def clean(text: str, limit: int) -> str:
     """One line that is safe in a terminal and a commit message: no escapes, no control or format characters."""
-    text = " ".join(_ESCAPE.sub("", text[: 4 * limit]).split())
-    text = "".join(c for c in text if c.isprintable())
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "" for c in _ESCAPE.sub("", text[: 4 * limit]))
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
