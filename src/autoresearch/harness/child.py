@@ -33,7 +33,8 @@ def _work(mode: str, task: str) -> None:
 
         score(TypeAdapter(ScoreTask).validate_json(task))
     elif mode == "serve":
-        from autoresearch.harness.serve import ServeTask, serve
+        from autoresearch.harness.serve import serve
+        from autoresearch.harness.wire import ServeTask
 
         serve(TypeAdapter(ServeTask).validate_json(task))
     else:

@@ -63,7 +63,7 @@ class Clock:
     def fence(self) -> None:
         """Call after each batch: keeps the host from running ahead."""
         if self._device.type == "cuda":
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._fences.append(event)
             if len(self._fences) > _RUN_AHEAD:

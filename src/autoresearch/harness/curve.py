@@ -30,7 +30,7 @@ class Curve:
             loss = loss.detach().mean()
             if loss.is_cuda:
                 loss = loss.to("cpu", non_blocking=True)
-                event = torch.cuda.Event()
+                event = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 event.record()
         self._pending.append((fields, loss, event))
         self.drain(wait=False)
@@ -39,7 +39,7 @@ class Curve:
         """Take in the losses that have arrived; all of them if told to wait."""
         while self._pending:
             fields, loss, event = self._pending[0]
-            if event is not None and not event.query():
+            if event is not None and not event.query():  # type: ignore[no-untyped-call]
                 if not wait:
                     return
                 event.synchronize()

@@ -106,11 +106,7 @@ class Run:
             peak_memory=self._peak_memory(),
             flops_per_token=self._flops,
             loss=self._curve.last,
-            device_name=properties.name
-            if properties
-            else _cpu_name()
-            if self.device.type == "cpu"
-            else self.device.type,
+            device_name=properties.name if properties else _host_name(self.device),
             device_uuid=str(properties.uuid) if properties else None,
             torch_version=torch.__version__,
             start_hash=self._start_hash or "",
@@ -153,6 +149,10 @@ def _flops_per_token(model: nn.Module) -> float | None:
     return float(stated) if isinstance(stated, int | float) and stated > 0 else None
 
 
-def _cpu_name() -> str:
-    with Path("/proc/cpuinfo").open() as lines:
-        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "cpu")
+def _host_name(device: torch.device) -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), device.type)

@@ -32,20 +32,21 @@ def draw(incumbent: Floats, claim: Floats, context: int, size: int, random: np.r
     rows = -(-len(claim) // context)
     table = np.zeros(rows * context)
     table[: len(claim)] = chance
-    table = table.reshape(rows, context)
-    share = table.sum(axis=1)
+    grid = table.reshape(rows, context)
+    share = grid.sum(axis=1)
     drawn = _inclusion(share, min(size, rows))
     chosen = _systematic(drawn, random)
-    cumulative = np.cumsum(table[chosen], axis=1)
+    cumulative = np.cumsum(grid[chosen], axis=1)
     places = np.array([np.searchsorted(row, random.random() * row[-1], side="right") for row in cumulative])
-    places = np.minimum(places, np.count_nonzero(table[chosen], axis=1) - 1)
-    return Sample(chosen, places, 1.0 / (drawn[chosen] * table[chosen, places] / share[chosen]))
+    places = np.minimum(places, np.count_nonzero(grid[chosen], axis=1) - 1)
+    return Sample(chosen, places, 1.0 / (drawn[chosen] * grid[chosen, places] / share[chosen]))
 
 
 def unigram(validation: Validation) -> Floats:
     """Nats of each target under its own frequency, plus one: a stand-in where there is no incumbent."""
     counts = np.bincount(validation.stream, minlength=validation.vocab_size) + 1.0
-    return -np.log(counts / counts.sum())[validation.stream]
+    losses: Floats = -np.log(counts / counts.sum())[validation.stream]
+    return losses
 
 
 def save_losses(path: Path, validation: Validation, losses: NDArray[np.float32]) -> None:
@@ -66,7 +67,8 @@ def incumbent_losses(path: str | None, validation: Validation) -> Floats:
     if places[-1] != here[-1]:  # it was scored on another text
         return unigram(validation)
     cumulative = np.concatenate([[0.0], np.cumsum(losses)])
-    return np.diff(np.interp(here, places, cumulative)).clip(min=0.0)
+    nats: Floats = np.diff(np.interp(here, places, cumulative)).clip(min=0.0)
+    return nats
 
 
 def _places(validation: Validation) -> Floats:
@@ -101,4 +103,5 @@ def _systematic(chance: Floats, random: np.random.Generator) -> NDArray[np.int64
     ticks = np.cumsum(chance[order])
     size = round(float(ticks[-1]))
     hits = np.searchsorted(ticks, random.random() + np.arange(size), side="right")
-    return order[np.unique(np.minimum(hits, len(order) - 1))]  # rounding at the ends must not draw one twice
+    drawn: NDArray[np.int64] = order[np.unique(np.minimum(hits, len(order) - 1))]  # rounding must draw none twice
+    return drawn

@@ -115,7 +115,8 @@ class Judge:
         sealed = np.concatenate(losses)
         if not np.isfinite(sealed).all():
             raise Refused("the losses are not finite")
-        return sealed - claim[sample.rows * self.task.context + sample.places]
+        difference: Floats = sealed - claim[sample.rows * self.task.context + sample.places]
+        return difference
 
     def _sealed_frames(self, sample: Sample) -> Iterator[bytes]:
         """Rows cut after the sampled place and padded with BOS, each with its place; the last batch is filled up."""

@@ -7,6 +7,7 @@ computed here is believed: the judge checks the one against the other.
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -37,7 +38,7 @@ def serve(task: ServeTask) -> None:
         write_all(task.write, bytes([OK]))
         answer = _losses if task.mode == "open" else _logits
         for frame in _frames(task):
-            reply = _guarded(5, lambda frame=frame: answer(model, frame, task))
+            reply = _guarded(5, partial(answer, model, frame, task))
             write_all(task.write, bytes([OK]) + reply)
     except _Stop as stop:
         write_all(task.write, bytes([stop.status]))

@@ -25,7 +25,7 @@ class Validation:
 
     @property
     def context(self) -> int:
-        return self.tokens.shape[1] - 1
+        return int(self.tokens.shape[1]) - 1
 
     @property
     def stream(self) -> NDArray[np.uint16]:
