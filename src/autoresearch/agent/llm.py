@@ -74,7 +74,7 @@ def _check_knobs(files: Mapping[str, str], brief: Brief) -> None:
     for path, text in files.items():
         before, after = knobs.values(brief.files[path]), knobs.values(text)
         for name in ("CONTEXT", "VOCAB_SIZE"):
-            if name in before and not isinstance(after.get(name), int):
+            if name in before and type(after.get(name)) is not int:
                 raise PatchError(f"{name} must stay at the top of {path}, as a plain integer on a line of its own")
         if "VOCAB_SIZE" in before and after["VOCAB_SIZE"] not in allowed:
             sizes = ", ".join(str(size) for size in allowed)

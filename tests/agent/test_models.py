@@ -1,0 +1,180 @@
+"""The models: a real command, and a recording."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autoresearch.agent.models import CommandModel, ReplayModel, as_document
+from autoresearch.errors import AgentError
+from autoresearch.records import Message
+
+MESSAGES = (Message("system", "Rules.\n"), Message("user", "Propose: größer"))
+
+
+def command(tmp_path: Path, code: str, limit: float = 60.0, environ: dict[str, str] | None = None) -> CommandModel:
+    script = tmp_path / "agent.py"
+    script.write_text(textwrap.dedent(code), encoding="utf-8")
+    return CommandModel(f"'{sys.executable}' '{script}'", dict(os.environ) if environ is None else environ, limit)
+
+
+def gone(pid: int, patience: float = 10.0) -> bool:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def wait_for(path: Path) -> int:
+    """The pid that a process under test has written to a file."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().strip():
+            return int(path.read_text())
+        time.sleep(0.02)
+    raise AssertionError(f"{path} was not written")
+
+
+class TestCommand:
+    def test_the_prompt_comes_on_stdin_and_the_reply_from_stdout(self, tmp_path):
+        model = command(tmp_path, "import sys; sys.stdout.buffer.write(b'<' + sys.stdin.buffer.read() + b'>')")
+        assert model.complete(MESSAGES).text == "<Rules.\n\nPropose: größer\n>"
+        assert model.name.startswith("command:")
+
+    def test_a_prompt_larger_than_a_pipe_that_the_command_does_not_read(self, tmp_path):
+        model = command(tmp_path, "print('reply')")
+        assert model.complete([Message("user", "x" * 1_000_000)]).text == "reply\n"
+
+    def test_it_gets_the_environment_it_is_given(self, tmp_path):
+        model = command(
+            tmp_path, "import os; print(os.environ.get('KEY'), os.environ.get('HOME'))", environ={"KEY": "k"}
+        )
+        assert model.complete(MESSAGES).text == "k None\n"
+
+    def test_the_command_line_is_split_as_by_a_shell(self, tmp_path):
+        model = CommandModel(f"{sys.executable} -c 'import sys; print(sys.argv[1:])' \"a b\" c", dict(os.environ))
+        assert model.complete(MESSAGES).text == "['a b', 'c']\n"
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        model = command(tmp_path, r"import sys; sys.stdout.buffer.write(b'a\xff\n')")
+        assert model.complete(MESSAGES).text == "a\ufffd\n"
+
+    def test_a_failure_shows_its_last_words_in_one_safe_line(self, tmp_path):
+        model = command(
+            tmp_path, r"import sys; print('x' * 9000 + '\n\x1b[31mno credit left', file=sys.stderr); sys.exit(3)"
+        )
+        with pytest.raises(AgentError) as error:
+            model.complete(MESSAGES)
+        assert "exit code 3" in str(error.value) and 'no credit left"' in str(error.value)
+        assert str(error.value).isprintable() and len(str(error.value)) < 700
+
+    @pytest.mark.parametrize("spec", ["no-such-agent --flag", "/", "./missing 'a b'"])
+    def test_a_missing_command_has_a_remedy(self, spec):
+        with pytest.raises(AgentError) as error:
+            CommandModel(spec, {"PATH": "/usr/bin"}).complete(MESSAGES)
+        assert "cannot be started" in error.value.message and "PATH" in error.value.remedy
+
+    @pytest.mark.parametrize("spec", ["", "  ", "agent 'unclosed"])
+    def test_a_senseless_command_has_a_remedy(self, spec):
+        with pytest.raises(AgentError) as error:
+            CommandModel(spec, {})
+        assert error.value.remedy
+
+    def test_it_is_ended_when_its_time_is_over_with_all_that_it_started(self, tmp_path):
+        model = command(
+            tmp_path,
+            f"""
+            import subprocess, sys, time
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+            time.sleep(600)
+            """,
+            limit=2.0,
+        )
+        with pytest.raises(AgentError, match=r"did not finish within 2\.0s"):
+            model.complete(MESSAGES)
+        assert gone(wait_for(tmp_path / "pid"))
+
+    def test_a_child_it_leaves_behind_does_not_hold_the_reply(self, tmp_path):
+        model = command(
+            tmp_path,
+            f"""
+            import subprocess, sys
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+            print("reply")
+            """,
+        )
+        assert model.complete(MESSAGES).text == "reply\n"
+        assert gone(wait_for(tmp_path / "pid"))
+
+    def test_endless_output_is_cut_off(self, tmp_path):
+        model = command(tmp_path, "while True: print('x' * 1000)")
+        with pytest.raises(AgentError, match="printed more than a reply can be"):
+            model.complete(MESSAGES)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+    def test_it_does_not_outlive_a_house_that_is_interrupted_or_killed(self, tmp_path, number):
+        agent = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+        (tmp_path / "agent.py").write_text(agent)
+        house = tmp_path / "house.py"
+        house.write_text(
+            "import os, sys\n"
+            "from autoresearch.agent.models import CommandModel\n"
+            f"CommandModel(sys.executable + ' ' + {str(tmp_path / 'agent.py')!r}, dict(os.environ)).complete(())\n"
+        )
+        process = subprocess.Popen([sys.executable, str(house)], stderr=subprocess.DEVNULL)
+        try:
+            agent_pid = wait_for(tmp_path / "pid")
+            process.send_signal(number)
+            process.wait(timeout=30)
+            assert gone(agent_pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
+class TestReplay:
+    def recording(self, tmp_path: Path, *replies: str) -> Path:
+        path = tmp_path / "replies.jsonl"
+        path.write_text("".join(json.dumps({"reply": reply, "note": 1}) + "\n" for reply in replies) + "\n")
+        return path
+
+    def test_replies_come_in_order_and_then_it_has_ended(self, tmp_path):
+        model = ReplayModel(self.recording(tmp_path, "one", "two\u2028\n"))
+        assert [model.complete(()).text for _ in range(2)] == ["one", "two\u2028\n"]
+        with pytest.raises(AgentError, match="ended after 2 replies"):
+            model.complete(())
+
+    def test_those_used_up_are_skipped(self, tmp_path):
+        assert ReplayModel(self.recording(tmp_path, "one", "two"), skip=1).complete(()).text == "two"
+
+    @pytest.mark.parametrize("line", ["{", "[]", "3", '{"reply": 3}', '{"text": "a"}', "[" * 100_000])
+    def test_a_line_that_is_no_reply_is_named(self, tmp_path, line):
+        path = tmp_path / "replies.jsonl"
+        path.write_text('{"reply": "a"}\n' + line + "\n")
+        with pytest.raises(AgentError, match="Line 2 of the recording"):
+            ReplayModel(path)
+
+    def test_a_file_that_cannot_be_read(self, tmp_path):
+        (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+        for path in (tmp_path / "missing", tmp_path, tmp_path / "bytes"):
+            with pytest.raises(AgentError, match="cannot be read"):
+                ReplayModel(path)
+
+
+def test_a_conversation_as_one_document():
+    messages = (*MESSAGES, Message("assistant", "A"), Message("user", "Again."))
+    assert as_document(messages) == "Rules.\n\nPropose: größer\n\n=== Your reply was ===\n\nA\n\nAgain.\n"
