@@ -7,7 +7,7 @@ is killed at any point leaves an experiment in some stage, and the next start go
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -193,7 +193,8 @@ class Loop:
         except trial.Unfit as error:
             measurement = trial.unfit(seed, error)
         self.ledger.finish(id, measurement)
-        return self.ledger.advance(experiment, "measured", value=measurement.value)
+        done = self.ledger.advance(experiment, "measured", value=measurement.value)
+        return replace(done, measurements=(*experiment.measurements, measurement))
 
     def decide(self, experiment: Experiment) -> Experiment:
         """Keep it or not, and why."""
