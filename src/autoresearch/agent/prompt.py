@@ -70,7 +70,7 @@ _CONTRACT = """\
 
 A harness that you cannot edit imports {path} and calls it. Keep all of this working:
 - The knobs at the top: ALL_CAPS constants, one a line, plain literals (a number, a string or a bool, no
-  expression), each with its comment `# [low, high] log; note` or `# {{choices}}; note` behind it. Keep the
+  expression), each with its comment `# [low, high] log; note` or `# {{8, 16, 32}}; note` behind it. Keep the
   comment when you change a value; when you add a knob, give it one; when you leave the domain, widen it.
   CONTEXT, VOCAB_SIZE and DEPTH must exist. VOCAB_SIZE must be one of: {vocab_sizes}{bytes_note}.
 - `build_model(device)` returns the module, built from the constants alone: scoring calls it in a fresh process

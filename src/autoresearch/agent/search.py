@@ -9,6 +9,7 @@ gives the new values of the chosen knobs, from all that the run has measured, an
 import math
 import random
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from autoresearch.knobs import Domain, Value
 from autoresearch.records import Brief, Experiment, Goal, Patch, Proposal
 
 LOCAL_TRIALS = 12  # told experiments before TPE takes over
-LOCAL_SHARE = 1 / 3  # of the proposals after that which are still local steps
-STEP = 0.12  # standard deviation of a local step, as a share of the (log) range
+LOCAL_SHARE = 0.2  # of the proposals after that which are still local steps
+STEP = 0.15  # standard deviation of a local step, as a share of the (log) range
 _DRAWS = 200  # tries to find a combination that is new
 
 _FAMILIES = (
@@ -81,7 +82,7 @@ class Axis:
             return others
         smaller = [choice for choice in others if choice < value]  # type: ignore[operator]
         larger = [choice for choice in others if choice > value]  # type: ignore[operator]
-        return [f(side) for f, side in ((max, smaller), (min, larger)) if side]  # type: ignore[type-var]
+        return [f(side) for f, side in ((max, smaller), (min, larger)) if side]
 
 
 Space = Mapping[str, Axis]
@@ -165,8 +166,10 @@ def _tpe(space: Space, told: Iterable[Experiment], chosen: list[str], goal: Goal
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {name: distribution(axis) for name, axis in space.items()}
     fixed = {name: axis.value for name, axis in space.items() if name not in chosen and axis.holds(axis.value)}
-    base = TPESampler(multivariate=True, n_startup_trials=0, seed=seed, warn_independent_sampling=False)
-    study = optuna.create_study(direction=goal, sampler=PartialFixedSampler(fixed, base))
+    base = TPESampler(multivariate=True, n_startup_trials=0, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PartialFixedSampler counts as experimental, since 2021
+        study = optuna.create_study(direction=goal, sampler=PartialFixedSampler(fixed, base))
     for experiment in told:
         ended = experiment.value is not None and experiment.status in ("kept", "discarded")
         study.add_trial(
