@@ -8,7 +8,8 @@ from autoresearch.errors import CorpusError, Misuse
 from autoresearch.ledger import Ledger, Run
 from autoresearch.loop import Engine
 from autoresearch.program import parse
-from autoresearch.records import Metric, Program, Settings
+from autoresearch.records import Metric, Program
+from autoresearch.settings import Settings
 from autoresearch.workspace import Workspace, check_tag
 
 # What a program may change in the middle of a run without making its figures incomparable.

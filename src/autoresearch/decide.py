@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import NormalDist, fmean
 
-from autoresearch.records import Agreement, Experiment, Measurement, Metric, Settings, Spread, Verdict
+from autoresearch.records import Agreement, Experiment, Measurement, Metric, Spread, Verdict
+from autoresearch.settings import Settings
 
 SHORTER_BY = 10  # lines that make an equal result worth keeping
 PRIOR_WEIGHT = 4  # the program's sigma counts as much as this many degrees of freedom

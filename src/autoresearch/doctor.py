@@ -12,7 +12,8 @@ from autoresearch.corpus import store
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.errors import UserError
 from autoresearch.ledger import Ledger
-from autoresearch.records import Device, Finding, Program
+from autoresearch.records import Finding, Program
+from autoresearch.settings import Device
 from autoresearch.units import format_duration, format_size
 from autoresearch.workspace import Workspace
 

@@ -17,8 +17,9 @@ from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger, Run
 from autoresearch.loop import Loop, Watcher
-from autoresearch.records import CorpusView, Device, Exchange, Program, Proposal
+from autoresearch.records import CorpusView, Exchange, Program, Proposal
 from autoresearch.replay import Replayer
+from autoresearch.settings import Device
 from autoresearch.workspace import Workspace
 
 

@@ -17,39 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoresearch.errors import LedgerError
 from autoresearch.records import Exchange, Experiment, Goal, Measurement, Metric, Proposal, Stage, Usage
-
-SCHEMA = 1
-MIGRATIONS: dict[int, str] = {
-    1: """
-    CREATE TABLE runs (
-        tag TEXT PRIMARY KEY, created REAL NOT NULL, program TEXT NOT NULL, program_digest TEXT NOT NULL,
-        program_text TEXT NOT NULL, agent TEXT NOT NULL, device TEXT NOT NULL, corpus TEXT NOT NULL,
-        fingerprint TEXT NOT NULL, metric TEXT NOT NULL, goal TEXT NOT NULL, seed TEXT NOT NULL, base TEXT NOT NULL
-    );
-    CREATE TABLE sessions (
-        id INTEGER PRIMARY KEY, tag TEXT NOT NULL REFERENCES runs, started REAL NOT NULL, seen REAL NOT NULL,
-        ended REAL, why TEXT
-    );
-    CREATE TABLE experiments (
-        tag TEXT NOT NULL REFERENCES runs, number INTEGER NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL,
-        standing TEXT, title TEXT NOT NULL DEFAULT '', family TEXT NOT NULL DEFAULT 'other',
-        hypothesis TEXT NOT NULL DEFAULT '', expect REAL, replies INTEGER NOT NULL DEFAULT 1, commit_id TEXT,
-        parent TEXT, lines INTEGER, knobs TEXT NOT NULL DEFAULT '{}', patch TEXT, value REAL, reason TEXT,
-        created REAL NOT NULL, ended REAL, PRIMARY KEY (tag, number)
-    );
-    CREATE TABLE measurements (
-        id INTEGER PRIMARY KEY, tag TEXT NOT NULL, number INTEGER NOT NULL, purpose TEXT NOT NULL,
-        seed INTEGER NOT NULL, changes TEXT, started REAL NOT NULL, ended REAL, value REAL, detail TEXT,
-        FOREIGN KEY (tag, number) REFERENCES experiments
-    );
-    CREATE TABLE calls (
-        id INTEGER PRIMARY KEY, tag TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, model TEXT NOT NULL,
-        seconds REAL NOT NULL, input_tokens INTEGER, cached_tokens INTEGER, output_tokens INTEGER, usd REAL,
-        FOREIGN KEY (tag, number) REFERENCES experiments
-    );
-    CREATE INDEX measured ON measurements (tag, number);
-    """
-}
+from autoresearch.schema import MIGRATIONS, SCHEMA
 
 Purpose = Literal["first", "replay", "transfer"]
 _MEASUREMENT = TypeAdapter(Measurement)
@@ -216,39 +184,47 @@ class Ledger:
 
     def advance(self, experiment: Experiment, stage: Stage, **changes: Any) -> Experiment:
         """Move to the next stage and set fields with it, in one transaction. Only from the stage it is in."""
-        new = replace(experiment, stage=stage, **changes)
-        columns: dict[str, Any] = {"stage": stage}
-        for name, value in changes.items():
-            columns["commit_id" if name == "commit" else name] = json.dumps(value) if name == "knobs" else value
         with self._write() as db:
-            done = db.execute(
-                f"UPDATE experiments SET {', '.join(f'{name} = ?' for name in columns)}"
-                " WHERE tag = ? AND number = ? AND stage = ?",
-                (*columns.values(), experiment.tag, experiment.number, experiment.stage),
-            )
-            if done.rowcount != 1:
-                raise LedgerError(
-                    f"experiment {experiment.number} of run {experiment.tag} was moved on by another process.",
-                    "Let only one process work on a run.",
-                )
-            db.execute(
-                "UPDATE sessions SET seen = ? WHERE id = (SELECT MAX(id) FROM sessions WHERE tag = ?)",
-                (time.time(), experiment.tag),
-            )
-        return new
+            return self._advance(db, experiment, stage, **changes)
 
     def propose(self, experiment: Experiment, proposal: Proposal) -> Experiment:
-        """Record a proposal whole, with the text of its patch until `commit` has put it into git."""
-        patch = json.dumps(dict(proposal.patch.files)) if proposal.patch else None
+        """Record a proposal whole, with the text of its patch until it is in git."""
         with self._write() as db:
             db.execute(
                 "UPDATE experiments SET patch = ? WHERE tag = ? AND number = ?",
-                (patch, experiment.tag, experiment.number),
+                (json.dumps(dict(proposal.patch.files)) if proposal.patch else None, experiment.tag, experiment.number),
             )
-        return self.advance(
-            experiment, "proposed", title=proposal.title, family=proposal.family, hypothesis=proposal.hypothesis,
-            expect=proposal.expect, replies=proposal.replies, reason=proposal.failure,
-        )  # fmt: skip
+            return self._advance(
+                db, experiment, "proposed", title=proposal.title, family=proposal.family, expect=proposal.expect,
+                hypothesis=proposal.hypothesis, replies=proposal.replies, reason=proposal.failure,
+            )  # fmt: skip
+
+    def measured(self, experiment: Experiment, id: int, measurement: Measurement) -> Experiment:
+        """Record the measurement that decides an experiment, and move on with it: never the one without the other."""
+        with self._write() as db:
+            self._finish(db, id, measurement)
+            done = self._advance(db, experiment, "measured", value=measurement.value)
+        return replace(done, measurements=(*experiment.measurements, measurement))
+
+    def _advance(self, db: sqlite3.Connection, experiment: Experiment, stage: Stage, **changes: Any) -> Experiment:
+        columns: dict[str, Any] = {"stage": stage}
+        for name, value in changes.items():
+            columns["commit_id" if name == "commit" else name] = json.dumps(value) if name == "knobs" else value
+        done = db.execute(
+            f"UPDATE experiments SET {', '.join(f'{name} = ?' for name in columns)}"
+            " WHERE tag = ? AND number = ? AND stage = ?",
+            (*columns.values(), experiment.tag, experiment.number, experiment.stage),
+        )
+        if done.rowcount != 1:
+            raise LedgerError(
+                f"experiment {experiment.number} of run {experiment.tag} was moved on by another process.",
+                "Let only one process work on a run.",
+            )
+        db.execute(
+            "UPDATE sessions SET seen = ? WHERE id = (SELECT MAX(id) FROM sessions WHERE tag = ?)",
+            (time.time(), experiment.tag),
+        )
+        return replace(experiment, stage=stage, **changes)
 
     def patch(self, experiment: Experiment) -> dict[str, str] | None:
         """The files of a proposal, or None if it has no patch."""
@@ -313,11 +289,15 @@ class Ledger:
             return int(cursor.lastrowid or 0)
 
     def finish(self, id: int, measurement: Measurement) -> None:
+        """Record what came of a measurement that decides nothing: a replay."""
         with self._write() as db:
-            db.execute(
-                "UPDATE measurements SET ended = ?, value = ?, detail = ? WHERE id = ?",
-                (time.time(), measurement.value, _MEASUREMENT.dump_json(measurement).decode(), id),
-            )
+            self._finish(db, id, measurement)
+
+    def _finish(self, db: sqlite3.Connection, id: int, measurement: Measurement) -> None:
+        db.execute(
+            "UPDATE measurements SET ended = ?, value = ?, detail = ? WHERE id = ?",
+            (time.time(), measurement.value, _MEASUREMENT.dump_json(measurement).decode(), id),
+        )
 
     def recorded(self, tag: str, number: int | None = None) -> list[Recorded]:
         """Finished measurements of a run, or of one experiment of it, in order."""

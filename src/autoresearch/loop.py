@@ -7,7 +7,7 @@ is killed at any point leaves an experiment in some stage, and the next start go
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -192,9 +192,7 @@ class Loop:
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
         except trial.Unfit as error:
             measurement = trial.unfit(seed, error)
-        self.ledger.finish(id, measurement)
-        done = self.ledger.advance(experiment, "measured", value=measurement.value)
-        return replace(done, measurements=(*experiment.measurements, measurement))
+        return self.ledger.measured(experiment, id, measurement)
 
     def decide(self, experiment: Experiment) -> Experiment:
         """Keep it or not, and why."""

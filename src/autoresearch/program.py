@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from autoresearch.errors import Misuse
-from autoresearch.records import Program, Settings
+from autoresearch.records import Program
+from autoresearch.settings import Settings
 
 _PACKAGE = Path(__file__).parent
 

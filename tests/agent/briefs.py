@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from autoresearch import knobs
-from autoresearch.records import Brief, Experiment, Metric, Program, Settings
+from autoresearch.records import Brief, Experiment, Metric, Program
+from autoresearch.settings import Settings
 
 PATH = "train_core.py"
 BITS = Metric()

@@ -2,7 +2,8 @@
 
 from autoresearch.agent import digest
 from autoresearch.agent.reply import clean
-from autoresearch.records import FAMILIES, Brief, Message, Settings
+from autoresearch.records import FAMILIES, Brief, Message
+from autoresearch.settings import Settings
 from autoresearch.units import format_duration, format_size
 
 MAX_ECHO = 60_000  # characters of an earlier reply that are shown again

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from autoresearch.errors import EngineError
-from autoresearch.records import Device
+from autoresearch.settings import Device
 from autoresearch.units import format_size
 
 # Dense bf16 matrix products, FLOP/s, by the vendors' data sheets. The first name found in the device's counts.

@@ -17,17 +17,8 @@ from autoresearch.engine.device import describe_hardware, peak_flops, resolve_de
 from autoresearch.engine.events import Tail
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.errors import DeadlinePassed, EngineError
-from autoresearch.records import (
-    Device,
-    Fault,
-    Measurement,
-    Progress,
-    ScoreResult,
-    ScoreTask,
-    TrainResult,
-    TrainTask,
-    Trial,
-)
+from autoresearch.records import Fault, Measurement, Progress, ScoreResult, ScoreTask, TrainResult, TrainTask, Trial
+from autoresearch.settings import Device
 
 T = TypeVar("T", TrainResult, Fault, ScoreResult)
 Watch = Callable[[Progress], None]
