@@ -20,7 +20,7 @@ from autoresearch.records import Brief, Experiment, Goal, Patch, Proposal
 
 LOCAL_TRIALS = 12  # told experiments before TPE takes over
 LOCAL_SHARE = 0.2  # of the proposals after that which are still local steps
-STEP = 0.15  # standard deviation of a local step, as a share of the (log) range
+STEP = (0.07, 0.25)  # length of a local step, as a share of the (log) range: less would drown in noise
 _DRAWS = 200  # tries to find a combination that is new
 
 _FAMILIES = (
@@ -63,12 +63,12 @@ class Axis:
         return min(max(round(value) if self.integral else float(f"{value:.3g}"), low), high)
 
     def step(self, rng: random.Random) -> Value:
-        """A value near the tip's: a normal step in the (log) range, at least 1 for an integer; or another choice."""
+        """A value near the tip's: a step in the (log) range, at least 1 for an integer; or the next choice."""
         if self.domain.choices:
             return rng.choice(self._neighbours())
         low, high = self.bounds
         start = min(max(float(self.value), low), high)
-        size = rng.gauss(0, STEP)
+        size = rng.choice((-1, 1)) * rng.uniform(*STEP)
         moved = start * math.exp(size * math.log(high / low)) if self.domain.log else start + size * (high - low)
         if self.integral and round(moved) == start:
             moved = start + math.copysign(1, size)
