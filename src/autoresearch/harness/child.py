@@ -23,10 +23,14 @@ def _work(mode: str, task: str) -> None:
     from pydantic import TypeAdapter
 
     if mode == "train":
-        from autoresearch.harness.train import train
+        from autoresearch.harness.files import Phases
         from autoresearch.records import TrainTask
 
-        train(TypeAdapter(TrainTask).validate_json(task))
+        training = TypeAdapter(TrainTask).validate_json(task)
+        phases = Phases(Path(training.folder))  # now, since importing torch is the longest part of "import"
+        from autoresearch.harness.train import train
+
+        train(training, phases)
     elif mode == "score":
         from autoresearch.harness.score import score
         from autoresearch.records import ScoreTask

@@ -27,17 +27,17 @@ class Events:
 class Phases:
     """Which phase it is, and how long each took: import, build, warmup, train, save."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self._since = time.perf_counter()
+    def __init__(self, folder: Path) -> None:
+        self.events = Events(folder / "events.jsonl")
         self.name = "import"
         self.seconds: dict[str, float] = {}
-        events.write("phase", phase=self.name)
+        self._since = time.perf_counter()
+        self.events.write("phase", phase=self.name)
 
     def enter(self, name: str) -> None:
         self.close()
         self.name = name
-        self._events.write("phase", phase=name)
+        self.events.write("phase", phase=name)
 
     def close(self) -> None:
         now = time.perf_counter()

@@ -14,7 +14,7 @@ from autoresearch.harness.candidate import Failure, parameter_count, unwrapped
 from autoresearch.harness.clock import Clock
 from autoresearch.harness.curve import Curve
 from autoresearch.harness.data import Batch, TrainingData
-from autoresearch.harness.files import Events, Phases
+from autoresearch.harness.files import Phases
 from autoresearch.records import TrainResult, TrainTask
 
 _HASHED = 65536  # numbers of each tensor that go into the weights' hash
@@ -26,14 +26,14 @@ class Run:
     seed: int; device: torch.device; progress: 0 to 1 on the clock, as of the batch in hand.
     """
 
-    def __init__(self, task: TrainTask, events: Events, phases: Phases) -> None:
+    def __init__(self, task: TrainTask, phases: Phases) -> None:
         self.seed = task.seed
         self.device = torch.device(task.device)
         self.progress = 0.0
         self._task = task
         self._phases = phases
         self._clock = Clock(task.budget, task.max_steps, self.device)
-        self._curve = Curve(events)
+        self._curve = Curve(phases.events)
         self._data = TrainingData(task.tokens, task.seed, self.device)
         self._steps = self._tokens = self._parameters = 0
         self._flops: float | None = None

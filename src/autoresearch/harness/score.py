@@ -179,7 +179,9 @@ def _audit(difference: Floats, weights: Floats) -> Audit:
 def _disbelief(audit: Audit, outliers: Floats) -> str | None:
     """Why the claim is not believed, if it is not. outliers: large differences that a third process confirmed."""
     if len(outliers):
-        return LEAK if (outliers > 0).sum() >= (outliers < 0).sum() else UNSTABLE
+        # What is drawn anew each time errs both ways, and on the whole not at all.
+        one_way = (outliers > 0).all() or audit.mean > CORRECTION * audit.error
+        return LEAK if one_way else UNSTABLE
     if abs(audit.mean) > MEAN and abs(audit.mean) > ERRORS * audit.error:
         return LEAK if audit.mean > 0 else UNSTABLE
     return None

@@ -10,7 +10,7 @@ import torch
 
 from autoresearch.harness import candidate
 from autoresearch.harness.candidate import Failure
-from autoresearch.harness.files import Events, Phases, write_record
+from autoresearch.harness.files import Phases, write_record
 from autoresearch.harness.run import Run
 from autoresearch.records import Fault, TrainTask
 
@@ -23,20 +23,18 @@ _PHASE_NAMES = {
 }
 
 
-def train(task: TrainTask) -> None:
+def train(task: TrainTask, phases: Phases) -> None:
     """Train by the task and leave result.json (TrainResult) or fault.json (Fault) in its folder."""
     folder = Path(task.folder)
-    events = Events(folder / "events.jsonl")
-    phases = Phases(events)
     run: Run | None = None
     try:
         _seed_all(task.seed)
         module = candidate.load(task.source)
         candidate.check(module, task.context, task.tokens.vocab_size)
         phases.enter("build")
-        candidate.build(module, torch.device("meta"))  # shapes and types, before anything touches the GPU
+        candidate.check_shapes(module)  # before anything touches the GPU
         phases.enter("warmup")
-        run = Run(task, events, phases)
+        run = Run(task, phases)
         _seed_all(task.seed)
         module.main(run)
         run.finish()

@@ -1,0 +1,102 @@
+"""What a train_core can do with its `run`, and what it is told if it does something else."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from autoresearch.harness.candidate import Failure
+from autoresearch.harness.files import Phases
+from autoresearch.harness.run import Run
+from autoresearch.records import TrainTask
+
+
+@pytest.fixture
+def start(texts, tmp_path):
+    def make(budget: float = 60.0, max_steps: int | None = None) -> Run:
+        task = TrainTask("", str(tmp_path), 5, "cpu", budget, max_steps, texts.train[256], 32)
+        return Run(task, Phases(tmp_path))
+
+    return make
+
+
+def test_batches_end_with_the_steps(start):
+    run = start(max_steps=4)
+    run.start(nn.Linear(2, 2))
+    progress = [run.progress for _ in run.batches(3, 16)]
+    assert progress == pytest.approx([0, 0.25, 0.5, 0.75], abs=0.01)
+    assert run.progress == 1.0
+    assert list(run.batches(3, 16)) == []  # there is one clock
+    assert (run.result().steps, run.result().tokens) == (4, 4 * 3 * 16)
+
+
+def test_batches_end_with_the_time(start):
+    run = start(budget=0.3)
+    run.start(nn.Linear(2, 2))
+    for _ in run.batches(1, 8):
+        time.sleep(0.01)
+    assert 0.3 <= run.result().seconds["train"] < 1.0
+
+
+def test_the_order_of_calls_is_kept(start):
+    run = start(max_steps=1)
+    with pytest.raises(Failure, match=r"before run\.start"):
+        next(run.batches(1, 8))
+    with pytest.raises(Failure, match=r"before run\.start"):
+        run.save(nn.Linear(2, 2))
+    run.start(nn.Linear(2, 2))
+    with pytest.raises(Failure, match="twice"):
+        run.start(nn.Linear(2, 2))
+    with pytest.raises(Failure, match=r"without run\.save"):
+        run.finish()
+    run.save(nn.Linear(2, 2))
+    with pytest.raises(Failure, match="twice"):
+        run.save(nn.Linear(2, 2))
+    run.finish()
+
+
+def test_work_after_the_clock_is_no_training(start, monkeypatch):
+    run = start(max_steps=1)
+    run.start(model := nn.Linear(2, 2))
+    list(run.batches(1, 8))
+    now = time.perf_counter()
+    monkeypatch.setattr(time, "perf_counter", lambda: now + 60)
+    with pytest.raises(Failure, match="between the end of the clock and run.save"):
+        run.save(model)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), torch.tensor(float("inf"))])
+def test_a_loss_that_is_not_finite_ends_the_training(start, loss):
+    run = start()
+    run.start(nn.Linear(2, 2))
+    next(run.batches(1, 8))
+    with pytest.raises(Failure, match="not finite at step 1"):
+        run.report(loss)
+
+
+def test_tied_and_compiled_weights_are_saved(start, tmp_path):
+    from safetensors.torch import load_model
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.b.weight = self.a.weight
+
+    run = start()
+    model, other = Tied(), Tied()
+    run.start(model)
+    run.save(torch.compile(model))
+    load_model(other, str(tmp_path / "weights.safetensors"), strict=True)
+    assert (other.b.weight == model.a.weight).all()
+
+
+def test_the_weights_hash_tells_weights_apart(start, tmp_path):
+    hashes = set()
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        run = start()
+        run.start(nn.Linear(20, 20))
+        hashes.add(run.result().start_hash)
+    assert len(hashes) == 2
