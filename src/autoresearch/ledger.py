@@ -84,13 +84,26 @@ class Ledger:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(
-                f"the ledger {path} cannot be read ({error}).",
-                "Restore it from a backup, or move it aside: the commits under refs/autoresearch/ remain.",
-            ) from error
+            raise self._unreadable(error) from error
 
     def close(self) -> None:
+        """Let go of the file."""
         self._db.close()
+
+    def _unreadable(self, error: Exception) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.folder / 'ledger.db'} cannot be read ({error}).",
+            "Restore it from a backup, or move it aside: the commits under refs/autoresearch/ remain.",
+        )
+
+    def _read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def _first(self, query: str, *parameters: object) -> sqlite3.Row | None:
+        return next(iter(self._read(query, *parameters)), None)
 
     def _migrate(self, path: Path) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -119,13 +132,13 @@ class Ledger:
     # ------------------------------------------------------------------------------------------ runs
 
     def run(self, tag: str) -> Run | None:
-        row = self._db.execute("SELECT * FROM runs WHERE tag = ?", (tag,)).fetchone()
+        row = self._first("SELECT * FROM runs WHERE tag = ?", tag)
         return _run(row) if row else None
 
     def runs(self) -> list[Run]:
         """All runs, the one worked on last first."""
         order = "COALESCE((SELECT MAX(seen) FROM sessions WHERE sessions.tag = runs.tag), created) DESC"
-        return [_run(row) for row in self._db.execute(f"SELECT * FROM runs ORDER BY {order}")]
+        return [_run(row) for row in self._read(f"SELECT * FROM runs ORDER BY {order}")]
 
     def start(self, run: Run) -> None:
         with self._write() as db:
@@ -163,7 +176,7 @@ class Ledger:
             db.execute("UPDATE sessions SET seen = ?, ended = ?, why = ? WHERE id = ?", (now, now, why, session))
 
     def sessions(self, tag: str) -> list[Session]:
-        rows = self._db.execute("SELECT * FROM sessions WHERE tag = ? ORDER BY id", (tag,))
+        rows = self._read("SELECT * FROM sessions WHERE tag = ? ORDER BY id", tag)
         return [Session(row["started"], row["seen"], row["ended"], row["why"]) for row in rows]
 
     # ------------------------------------------------------------------------------------------ experiments
@@ -229,24 +242,24 @@ class Ledger:
     def patch(self, experiment: Experiment) -> dict[str, str] | None:
         """The files of a proposal, or None if it has no patch."""
         query = "SELECT patch FROM experiments WHERE tag = ? AND number = ?"
-        (text,) = self._db.execute(query, (experiment.tag, experiment.number)).fetchone()
-        return json.loads(text) if text else None
+        row = self._first(query, experiment.tag, experiment.number)
+        return json.loads(row["patch"]) if row and row["patch"] else None
 
     def experiments(self, tag: str) -> list[Experiment]:
-        rows = self._db.execute("SELECT * FROM experiments WHERE tag = ? ORDER BY number", (tag,)).fetchall()
+        rows = self._read("SELECT * FROM experiments WHERE tag = ? ORDER BY number", tag)
         return [_experiment(row, self._measured(tag, row["number"])) for row in rows]
 
     def experiment(self, tag: str, number: int) -> Experiment | None:
         query = "SELECT * FROM experiments WHERE tag = ? AND number = ?"
-        row = self._db.execute(query, (tag, number)).fetchone()
+        row = self._first(query, tag, number)
         return _experiment(row, self._measured(tag, number)) if row else None
 
     def find_commit(self, commit: str, tag: str | None = None) -> Experiment | None:
         """The latest experiment, of this run or of any, whose commit this is."""
-        row = self._db.execute(
+        row = self._first(
             "SELECT tag, number FROM experiments WHERE commit_id = ? AND (? IS NULL OR tag = ?) ORDER BY created DESC",
-            (commit, tag, tag),
-        ).fetchone()
+            commit, tag, tag,
+        )  # fmt: skip
         return self.experiment(row["tag"], row["number"]) if row else None
 
     def tip(self, tag: str) -> Experiment | None:
@@ -301,10 +314,10 @@ class Ledger:
 
     def recorded(self, tag: str, number: int | None = None) -> list[Recorded]:
         """Finished measurements of a run, or of one experiment of it, in order."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT * FROM measurements WHERE tag = ? AND (? IS NULL OR number = ?) AND detail IS NOT NULL ORDER BY id",
-            (tag, number, number),
-        )
+            tag, number, number,
+        )  # fmt: skip
         return [
             Recorded(row["id"], row["number"], row["purpose"], json.loads(row["changes"] or "null"), _measurement(row))
             for row in rows
@@ -340,15 +353,14 @@ class Ledger:
             (folder / f"call-{cursor.lastrowid}.json").write_bytes(_MESSAGES.dump_json(exchange, indent=1))
 
     def calls(self, tag: str) -> int:
-        (count,) = self._db.execute("SELECT COUNT(*) FROM calls WHERE tag = ?", (tag,)).fetchone()
+        ((count,),) = self._read("SELECT COUNT(*) FROM calls WHERE tag = ?", tag)
         return int(count)
 
     def usage(self, tag: str) -> Usage:
         """Totals over a run; a sum is None if no call reported that number."""
-        row = self._db.execute(
-            "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(usd) FROM calls WHERE tag = ?",
-            (tag,),
-        ).fetchone()
+        (row,) = self._read(
+            "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(usd) FROM calls WHERE tag = ?", tag
+        )
         return Usage(*row)
 
 
