@@ -501,7 +501,7 @@ def test_accumulated_passes_equal_one_large_pass(load):
 # ---------------------------------------------------------------------------------------------------- on a GPU
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-SMALL: dict[str, knobs.Value] = {"DEPTH": 3, "HEAD_DIM": 64, "ASPECT": 64, "CONTEXT": 1024, "SHORT_WINDOW": 8}
+SMALL: dict[str, knobs.Value] = {"DEPTH": 3, "HEAD_DIM": 64, "ASPECT": 64, "CONTEXT": 1024, "WINDOW_DIVISOR": 8}
 
 
 @pytest.mark.gpu

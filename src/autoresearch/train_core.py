@@ -39,8 +39,8 @@ MLP_RATIO = 4  # [2, 6]; hidden channels of the MLP per channel of the stream
 
 # Attention.
 WINDOW_PATTERN = "SSSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL", "S"}; short or long by layer; the last is always long
-SHORT_WINDOW = 8  # {2, 4, 8, 16}; a short window sees CONTEXT divided by this
-ROPE_BASE = 200000.0  # [10000.0, 1000000.0] log; longest wavelength of the rotary embedding, in tokens / 2 pi
+WINDOW_DIVISOR = 8  # {2, 4, 8, 16}; a short window is CONTEXT divided by this
+ROPE_BASE = 200000.0  # [10000.0, 1000000.0] log; of the rotary wavelengths, which grow to 2 pi times this many tokens
 GATE_CHANNELS = 32  # channels of the stream that gate a value embedding
 SOFTCAP = 15.0  # [8.0, 30.0] log; logits are squashed into plus or minus this
 
@@ -53,7 +53,7 @@ X0_LAMBDA = 0.05  # [0.0, 0.3]; how much of the embedding each block adds to the
 BATCH_ROWS = 128  # {8, 16, 32, 64, 128, 256}; rows in an optimizer step
 MICRO_ROWS = 64  # rows in one forward and backward pass; memory and speed, not the result
 
-# Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5.
+# Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5; none is scaled with the batch.
 EMBEDDING_LR = 0.9  # [0.1, 3.0] log; AdamW, token embedding
 VALUE_LR = 0.9  # [0.1, 3.0] log; AdamW, value embeddings
 UNEMBEDDING_LR = 0.005  # [0.001, 0.05] log; AdamW, output matrix
@@ -78,6 +78,7 @@ FINAL_LR = 0.05  # [0.0, 0.2]; share of the step size left at the end
 
 HEADS = math.ceil(DEPTH * ASPECT / HEAD_DIM)
 WIDTH = HEADS * HEAD_DIM
+PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -124,7 +125,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 def window_of(layer: int) -> int:
     """How many tokens a layer sees back, the query's own included."""
     long = layer == DEPTH - 1 or WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] == "L"
-    return CONTEXT if long else max(1, CONTEXT // SHORT_WINDOW)
+    return CONTEXT if long else max(1, CONTEXT // WINDOW_DIVISOR)
 
 
 _masks: dict[tuple[int, int, torch.device], BlockMask | Tensor] = {}
@@ -381,7 +382,7 @@ class Muon:
         self.base_decay = decay
         self.momentum = torch.zeros_like(like)
         self.variance = torch.zeros_like(like[:, :, :1] if rows >= columns else like[:, :1, :])
-        self.count, self.lr, self.decay = torch.zeros(3, device=like.device).unbind()
+        self.count, self.lr, self.decay = (torch.zeros((), device=like.device) for _ in range(3))
         self.update = fused(muon_update, like.device)
 
     def step(self, lr_share: float, decay_share: float) -> None:
@@ -410,7 +411,7 @@ class AdamW:
         self.base_lr, self.betas = lr, betas
         self.mean = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
         self.square = torch.zeros_like(self.mean)
-        self.count, self.lr, self.decay = torch.tensor([0.0, lr, decay], device=weight.device).unbind()
+        self.count, self.lr, self.decay = (torch.tensor(x, device=weight.device) for x in (0.0, lr, decay))
         self.update = fused(adamw_update, weight.device)
 
     def step(self, lr_share: float, decay_share: float) -> None:
@@ -463,7 +464,7 @@ class Optimizer:
 
 def lr_share(progress: float) -> float:
     """Of the peak: constant, then linear down to FINAL_LR over the last WARMDOWN of the budget."""
-    left = min(1.0, max(0.0, 1 - progress) / WARMDOWN)
+    left = min(1.0, max(0.0, 1 - progress) / max(WARMDOWN, 1e-6))
     return FINAL_LR + (1 - FINAL_LR) * left
 
 
@@ -515,16 +516,15 @@ def steps(model: GPT, optimizer: Optimizer, batches: Batches, progress: Callable
     Nothing here waits for the device: losses stay on it, and the next batch is prepared while it works.
     """
     loss_of = fused(next_token_loss, model.rotary.device)
-    parts = max(1, BATCH_ROWS // MICRO_ROWS)
-    total: Tensor | float = 0.0
-    for number, (tokens, targets) in enumerate(batches, start=1):
-        loss = loss_of(model, tokens, targets) / parts
-        loss.backward()
-        total = total + loss.detach()
-        if number % parts == 0:
+    losses: list[Tensor] = []
+    for tokens, targets in batches:
+        loss = loss_of(model, tokens, targets)
+        (loss / PASSES).backward()
+        losses.append(loss.detach())
+        if len(losses) == PASSES:
             optimizer.step(progress())
-            yield torch.as_tensor(total)
-            total = 0.0
+            yield torch.stack(losses).mean()
+            losses.clear()
 
 
 @contextmanager
@@ -542,12 +542,12 @@ def main(run: Run) -> None:
     torch.manual_seed(run.seed)
     model = build_model(run.device)
     optimizer = Optimizer(model)
-    rows = min(MICRO_ROWS, BATCH_ROWS)
+    rows = BATCH_ROWS // PASSES
 
     # Compiling happens here, off the clock: a wrong shape or too large a batch shows before the budget is touched.
-    warmup_passes = (3 if run.device.type == "cuda" else 1) * max(1, BATCH_ROWS // MICRO_ROWS)
+    passes = PASSES * (3 if run.device.type == "cuda" else 1)
     with undone([*model.parameters(), *model.buffers(), *optimizer.state()]):
-        for _ in steps(model, optimizer, islice(run.warmup_batches(rows, CONTEXT), warmup_passes), lambda: 0.0):
+        for _ in steps(model, optimizer, islice(run.warmup_batches(rows, CONTEXT), passes), lambda: 0.0):
             pass
 
     run.start(model)
