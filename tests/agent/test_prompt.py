@@ -91,6 +91,11 @@ class TestHistory:
         assert "#6 1.8000 (gain +0.1000) [batch] Bigger batch" in text
         assert "optimizer 2/1, architecture 2/0, batch 1/1" in text
 
+    def test_steps_parameters_and_memory_are_shown(self):
+        cost = Measurement(1, "scored", value=1.9, steps=412, parameters=530_000, peak_memory=533_000_000)
+        text = digest.history([baseline(), experiment(2, "kept", 1.9, title="A", measurements=(cost,))], Metric())
+        assert "#2 1.9000 (gain +0.1000) in 412 steps, 0.53M params, 533.0 MB [other] A" in text
+
     def test_gains_follow_the_metrics_direction(self):
         text = digest.history(self.HISTORY, Metric("recall", "maximize"))
         assert "#3 1.9500 (gain +0.0500)" in text and "recall: 2.0000 at the start" in text

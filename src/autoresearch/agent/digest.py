@@ -40,7 +40,7 @@ def history(experiments: Sequence[Experiment], metric: Metric) -> str:
         parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
     if others:
         parts.append(_listed("Not kept, oldest first", others[-OTHERS:], len(others), tips, metric))
-        parts.append("Tried and kept by family: " + _families(done))
+        parts.append("Experiments and keeps by family: " + _families(done))
     return "\n\n".join(parts)[:MAX_DIGEST]
 
 
@@ -99,13 +99,24 @@ def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
         figures += f" (gain {metric.gain(tip, value):+.4f})"
     if value is not None and experiment.status not in ("kept", "discarded"):
         figures += f" {experiment.status}"
-    memory = next((m.peak_memory for m in reversed(experiment.measurements) if m.peak_memory), None)
-    cost = f" {format_size(memory)}" if memory else ""
-    text = f"#{experiment.number} {figures}{cost} [{experiment.family}] {clean(experiment.title, 120)}"
+    text = f"#{experiment.number} {figures}{_cost(experiment)} [{experiment.family}] {clean(experiment.title, 120)}"
     # The reason of a discard repeats the figures; that of the others is the news.
     if experiment.reason and experiment.status not in ("kept", "discarded"):
         text += f": {clean(experiment.reason, 160)}"
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
+
+
+def _cost(experiment: Experiment) -> str:
+    """What the first training took: its steps say whether a change made them slower or faster."""
+    first = next((m for m in experiment.measurements if m.steps), None)
+    if first is None:
+        return ""
+    parts = [f"{first.steps} steps"]
+    if first.parameters:
+        parts.append(f"{first.parameters / 1e6:.2f}M params")
+    if first.peak_memory:
+        parts.append(format_size(first.peak_memory))
+    return " in " + ", ".join(parts)
 
 
 def _families(done: Sequence[Experiment]) -> str:
