@@ -34,7 +34,8 @@ RATE = 0.5  # [0.1, 1.0]; step size
 
 def edit(title: str, old: float, new: float) -> str:
     line = "RATE = {}  # [0.1, 1.0]; step size"
-    return f"TITLE: {title}\ntrain_core.py\n<<<<<<< SEARCH\n{line.format(old)}\n=======\n{line.format(new)}\n>>>>>>> REPLACE\n"
+    block = f"<<<<<<< SEARCH\n{line.format(old)}\n=======\n{line.format(new)}\n>>>>>>> REPLACE\n"
+    return f"TITLE: {title}\ntrain_core.py\n{block}"
 
 
 REPLIES = [

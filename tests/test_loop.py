@@ -1,0 +1,149 @@
+"""The loop with everything real: git, processes, a tiny training. Killed where a user's machine would kill it."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import CHEAP, DISCARDED, KEPT, Lab, recording
+
+PATIENCE = 120.0  # seconds for what is waited for to happen, on a busy machine
+RUN = ("run", "--program", "programs/long.md", "--experiments", 3)
+
+
+def until(look: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Returns as soon as `look` finds something; the process must be alive until then."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if look():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def left_running(lab: Lab) -> list[str]:
+    """Processes that belong to this lab, by its folders in their command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            where = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(lab.cache) in text or str(lab.root) in text for text in where):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def nothing_left(lab: Lab) -> bool:
+    """Whether all processes of a killed run go by themselves, within a few seconds."""
+    deadline = time.monotonic() + 20
+    while left_running(lab) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left_running(lab)
+
+
+def children(process: subprocess.Popen[str], task: str) -> list[psutil.Process]:
+    """Processes below `process` that work on a task: /train, /score or /serve in their command line."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in below if any(task in part for part in child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def measured(lab: Lab) -> dict[int, tuple[str, str, int]]:
+    """Of each experiment: stage, status and how many measurements are finished."""
+    with sqlite3.connect(lab.ledger) as db:
+        rows = db.execute(
+            "SELECT number, stage, status, (SELECT COUNT(*) FROM measurements m WHERE m.tag = e.tag"
+            " AND m.number = e.number AND m.ended IS NOT NULL) FROM experiments e ORDER BY number"
+        )
+        return {number: (stage, status, count) for number, stage, status, count in rows}
+
+
+@pytest.fixture
+def own(lab: Lab, tmp_path: Path) -> Lab:
+    """A lab with a cache of its own, so that its processes are told from others', and six seconds of training."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "corpora").symlink_to(lab.cache / "corpora")
+    mine = lab.at(lab.root, AUTORESEARCH_CACHE=str(cache))
+    mine = Lab(mine.root, mine.home, cache, mine.env)
+    text = lab.program.read_text().replace("budget: 60s", "budget: 3s").replace("max_steps: 2\n", "")
+    (lab.root / "programs" / "long.md").write_text(text)
+    return mine
+
+
+@pytest.mark.parametrize("phase", ["train", "score", "serve"])
+def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab, phase: str) -> None:
+    answers = recording(own.root / ".git" / "replies.jsonl", KEPT, CHEAP)
+    command = (*RUN, "--agent", answers)
+    process = own.start(*command)
+    until(lambda: children(process, f"/{phase}"), process)
+    process.kill()
+    process.communicate()
+    assert nothing_left(own), left_running(own)
+    assert measured(own) == {1: ("running", "running", 0)}
+
+    done = own(*command)
+    assert done.code == 0, done.err
+    assert measured(own) == {1: ("done", "kept", 1), 2: ("done", "kept", 1), 3: ("done", "crashed", 1)} or measured(
+        own
+    ) == {1: ("done", "kept", 1), 2: ("done", "discarded", 1), 3: ("done", "crashed", 1)}
+    assert not left_running(own)
+    assert not list((own.cache / "scratch").glob("*/measurement-*"))
+
+
+def test_killed_while_its_agent_thinks_a_run_asks_again(own: Lab, tmp_path: Path) -> None:
+    asked, answer = tmp_path / "asked", tmp_path / "answer"
+    answer.write_text(CHEAP)
+    script = tmp_path / "agent.sh"
+    script.write_text(
+        f'#!/bin/sh\ncat > /dev/null\necho x >> "{asked}"\n[ $(wc -l < "{asked}") -gt 1 ] || sleep 600\n'
+        f'cat "{answer}"\n'
+    )
+    script.chmod(0o755)
+    command = ("run", "--program", "programs/quick.md", "--experiments", 2, "--agent", f"command:{script}")
+    process = own.start(*command)
+    until(asked.exists, process)
+    process.kill()
+    process.communicate()
+    own_agents = [p for p in psutil.process_iter(["cmdline"]) if str(script) in " ".join(p.info["cmdline"] or [])]
+    psutil.wait_procs(own_agents, timeout=20)
+    assert not any(p.is_running() for p in own_agents)
+    assert measured(own) == {1: ("done", "kept", 1), 2: ("proposing", "running", 0)}
+
+    assert own(*command).code == 0
+    assert measured(own) == {1: ("done", "kept", 1), 2: ("done", "crashed", 1)}
+
+
+@pytest.mark.parametrize("task", ["train", "score"])
+def test_a_child_killed_from_outside_is_a_crash_with_its_reason(own: Lab, task: str) -> None:
+    """The baseline first, then an experiment whose child is killed; the run goes on to the next."""
+    answers = recording(own.root / ".git" / "replies.jsonl", DISCARDED.replace("0.02", "0.0005"), CHEAP)
+    command = (*RUN, "--agent", answers)
+    process = own.start(*command)
+    until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
+    until(lambda: children(process, f"/{task}"), process)
+    for child in children(process, f"/{task}"):
+        child.send_signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert measured(own) == {1: ("done", "kept", 1), 2: ("done", "crashed", 1), 3: ("done", "crashed", 1)}
+    assert {"train": "was ended by signal 9", "score": "the scorer ended with code 137"}[task] in out, out
+    assert not left_running(own)
+
+
+def test_a_deadline_is_kept(own: Lab) -> None:
+    """An experiment that cannot finish is not started, and what runs at the deadline waits for the next start."""
+    done = own(*RUN, "--hours", 0.0001)
+    assert done.code == 0, done.err
+    assert "left" in done.out
+    assert measured(own) == {1: ("proposing", "running", 0)}
