@@ -16,7 +16,7 @@ def ignore(exchange):
     pass
 
 
-@pytest.mark.parametrize("spec", ["", "tpe", "search:", "command", "command:", "replay: ", "claude"])
+@pytest.mark.parametrize("spec", ["", "tpe", "search:", "command", "command:", "replay: ", "robot"])
 def test_an_unknown_agent_is_misuse_and_the_known_ones_are_named(spec):
     with pytest.raises(Misuse) as error:
         make_agent(spec, ignore, {})
