@@ -62,7 +62,7 @@ def test_work_after_the_clock_is_no_training(start, monkeypatch):
     list(run.batches(1, 8))
     now = time.perf_counter()
     monkeypatch.setattr(time, "perf_counter", lambda: now + 60)
-    with pytest.raises(Failure, match="between the end of the clock and run.save"):
+    with pytest.raises(Failure, match=r"between the end of the clock and run\.save"):
         run.save(model)
 
 

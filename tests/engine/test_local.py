@@ -1,0 +1,167 @@
+"""Real measurements: what comes of a file that trains, and of those that do not."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autoresearch.engine.children import MARKER
+from autoresearch.errors import DeadlinePassed, EngineError
+from tests.engine.conftest import TRAIN
+
+
+def survivors(scratch: Path) -> list[psutil.Process]:
+    """Processes that carry a measurement's mark, zombies aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARKER, "").startswith(str(scratch)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def body(code: str, where: str = "    run.start(model)\n") -> str:
+    """The training file with some code at a place, by default just before the clock starts."""
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    assert where in TRAIN
+    return TRAIN.replace(where, lines + where)
+
+
+def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
+    seen = []
+    engine = engine()
+    measurement = engine.measure(trial(), seen.append)
+    assert (measurement.outcome, measurement.reason, measurement.phase) == ("scored", None, None)
+    assert 4.0 < measurement.value < 8.0
+    assert measurement.loss < measurement.curve[0].loss
+    assert (measurement.seed, measurement.steps, measurement.tokens) == (11, 20, 20 * 8 * 32)
+    assert (measurement.parameters, measurement.audit.positions) == (256 * 256, 32)
+    assert measurement.peak_memory > 10**8
+    assert (measurement.corpus, measurement.harness) == ("fingerprint", engine.fingerprint)
+    assert measurement.device_name and measurement.torch_version
+    phases = ["import", "build", "warmup", "train", "save", "open", "sealed"]
+    assert list(measurement.seconds) == [*phases, "total"]
+    assert 0.6 < sum(measurement.seconds[phase] for phase in phases) / measurement.seconds["total"] <= 1.0
+
+    assert [p.phase for p in seen if p.phase in ("import", "score")] == ["import", "score"]
+    assert seen[-1].point.loss == pytest.approx(measurement.loss)
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["curve.csv", "score.log", "train.log"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["losses.npz", "weights.safetensors"]
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert survivors(tmp_path) == []
+
+    again = engine.measure(trial())  # the same seed: the same numbers, to the last bit
+    assert (again.value, again.loss) == (measurement.value, measurement.loss)
+
+
+BROKEN = {
+    "syntax": (TRAIN + "def f(:\n", "import", "does not parse", None),
+    "exception on import": (TRAIN + "import nowhere\n", "import", "ModuleNotFoundError in import", "import nowhere"),
+    "no build_model": (TRAIN.replace("build_model", "build"), "import", "no function `build_model`", None),
+    "no main": (TRAIN.replace("def main", "def start"), "import", "no function `main`", None),
+    "a constant set twice": (TRAIN + "CONTEXT *= 2\n", "import", "CONTEXT is 64 once imported", None),
+    "no model": (TRAIN.replace("return Model()", "return None"), "build", "build_model returned NoneType", None),
+    "wrong shape in warm-up": (body("torch.ones(2, 3) @ torch.ones(2, 3)"), "warmup", "RuntimeError in warm-up", "@"),
+    "loss not finite": (
+        TRAIN.replace("run.report(loss)", "run.report(loss * float('nan'))"),
+        "train",
+        "the loss is not finite at step 1",
+        None,
+    ),
+    "nothing saved": (TRAIN.replace("    run.save(model)\n", ""), "save", r"without run.save", None),
+    "sys.exit": (body("sys.exit('bye')"), "warmup", "SystemExit in warm-up: bye", "bye"),
+    "killed": (body("import os\nos.kill(os.getpid(), 9)"), "warmup", "was ended by signal 9 (out of memory?)", None),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_breaks_says_where_and_why(name, engine, trial, tmp_path):
+    source, phase, reason, traceback = BROKEN[name]
+    measurement = engine().measure(trial(source))
+    assert (measurement.outcome, measurement.phase, measurement.value) == ("crashed", phase, None)
+    assert reason in measurement.reason
+    assert "\n" not in measurement.reason
+    if traceback:
+        assert traceback in measurement.traceback
+        assert str(tmp_path) not in measurement.traceback
+        assert len(measurement.traceback) <= 4096
+    assert not (tmp_path / "kept").exists()
+    assert survivors(tmp_path) == []
+
+
+def test_a_cheat_is_quarantined_and_leaves_nothing_behind(engine, trial, tmp_path):
+    leak = TRAIN.replace(
+        "class Model(Bigram): pass",
+        "class Model(Bigram):\n    def forward(self, x): return self.table[x] + 9 * self.onehot(self.ahead(x))",
+    )
+    measurement = engine().measure(trial(leak))
+    assert (measurement.outcome, measurement.phase, measurement.value) == ("quarantined", "score", None)
+    assert measurement.claim < 1.0
+    assert not (tmp_path / "kept").exists()
+
+
+def test_training_on_after_the_clock_is_ended(engine, trial):
+    late = body("time.sleep(600)", "    run.save(model)\n")
+    measurement = engine(grace=1.0).measure(trial(late, budget=1.0))
+    assert (measurement.outcome, measurement.phase) == ("crashed", "save")
+    assert measurement.reason == "main did not return within 1 s of the end of the budget"
+    assert measurement.steps is None or measurement.steps <= 20
+
+
+def test_startup_is_bounded(engine, trial):
+    measurement = engine().measure(trial(body("time.sleep(600)"), startup_limit=6.0))
+    assert (measurement.phase, measurement.reason) == ("warmup", "start-up took longer than 6 s")
+    assert measurement.seconds["total"] < 15
+
+
+def test_deadline_ends_everything(engine, trial, tmp_path):
+    with pytest.raises(DeadlinePassed):
+        engine().measure(trial(body("time.sleep(600)"), deadline=time.time() + 4))
+    assert survivors(tmp_path) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+def test_a_flood_of_output_costs_neither_memory_nor_disk(engine, trial, tmp_path):
+    flood = body("for _ in range(100): print('x' * 1_000_000)\nprint('the end')")
+    assert engine().measure(trial(flood)).outcome == "scored"
+    log = (tmp_path / "logs" / "train.log").read_text()
+    assert len(log) <= 256_000
+    assert log.endswith("the end\n")
+
+
+def test_descendants_die_whatever_they_did_to_get_away(engine, trial, tmp_path):
+    """A sleeper in its own session, without the mark in its environment, orphaned before the end."""
+    escape = body(
+        "import os, subprocess\n"
+        "command = f'setsid sleep 600 & echo $! > {os.path.dirname(__file__)}/../../../pid'\n"
+        "subprocess.run(['sh', '-c', command], env={'PATH': os.environ['PATH']})"
+    )
+    assert engine().measure(trial(escape)).outcome == "scored"
+    pid = int((tmp_path / "scratch" / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_result_is_taken_though_the_process_lingers(engine, trial):
+    linger = body("import os\nos._exit = lambda code: time.sleep(600)")
+    measurement = engine().measure(trial(linger))
+    assert measurement.outcome == "scored"
+    assert measurement.seconds["total"] < 120
+
+
+def test_children_get_no_secret_and_no_held_out_path(engine, trial, tmp_path):
+    spy = body("import os\nprint(dict(os.environ))\nprint(open(sys.argv[-1]).read())\nprint(os.getcwd())")
+    assert engine().measure(trial(spy)).outcome == "scored"
+    log = (tmp_path / "logs" / "train.log").read_text()
+    assert "train-256.bin" in log
+    assert "sesame" not in log
+    assert "validation-256" not in log
+    assert "AUTORESEARCH_CHILD" in log
+
+
+def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):
+    (tmp_path / "scratch").write_text("in the way")
+    with pytest.raises(EngineError, match="cannot be written"):
+        engine().measure(trial())

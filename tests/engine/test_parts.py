@@ -1,0 +1,70 @@
+import pytest
+
+from autoresearch.engine import device
+from autoresearch.engine.children import environment
+from autoresearch.engine.events import Tail
+from autoresearch.engine.fingerprint import harness_fingerprint
+from autoresearch.errors import EngineError
+
+
+def test_environment_is_an_allow_list(tmp_path):
+    caller = {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "OPENAI_API_KEY": "k",
+        "TORCH_TOKEN": "t",
+        "SSH_AUTH_SOCK": "s",
+    }
+    env = environment(caller, tmp_path / "home", tmp_path / "caches")
+    assert env["PATH"] == "/bin"
+    assert env["CUDA_VISIBLE_DEVICES"] == "1"
+    assert env["HOME"] == str(tmp_path / "home")
+    assert not {"OPENAI_API_KEY", "TORCH_TOKEN", "SSH_AUTH_SOCK"} & env.keys()
+
+
+def test_events_are_read_as_they_come_and_nonsense_is_passed_over(tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+    assert not tail.read()
+    point = '{"kind": "point", "step": 3, "seconds": 1.5, "progress": 0.5, "loss": 2.0, "tokens": 300}'
+    with path.open("a", buffering=1) as file:
+        file.write('{"kind": "phase", "phase": "train"}\n' + point[:20])
+        assert tail.read()
+        assert (tail.phase, tail.points) == ("train", [])
+        file.write(point[20:] + "\n")
+        file.write(
+            'no json\n{"kind": "phase", "phase": "import"}\n{"kind": "point", "loss": NaN}\n' + "x" * 100_000 + "\n"
+        )
+        assert tail.read()
+    assert tail.phase == "train"  # there is no way back before the clock
+    assert [p.loss for p in tail.points] == [2.0]
+    assert tail.tokens_per_second == 200
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
+    path = tmp_path / "events.jsonl"
+    point = '{{"kind": "point", "step": {}, "seconds": 1, "progress": 0.5, "loss": 2.0, "tokens": 1}}\n'
+    path.write_text("".join(point.format(step) for step in range(9001)))
+    tail = Tail(path)
+    while tail.read():
+        pass
+    steps = [p.step for p in tail.curve(200)]
+    assert 100 <= len(steps) <= 200
+    assert steps == sorted(steps)
+    assert steps[-1] == 9000
+
+
+def test_fingerprint_is_that_of_the_code(tmp_path):
+    assert harness_fingerprint() == harness_fingerprint()
+    assert len(harness_fingerprint()) == 64
+
+
+def test_device_is_found_or_its_lack_is_said(monkeypatch):
+    assert device.resolve_device("cpu") == "cpu"
+    assert "cores" in device.describe_hardware("cpu")
+    assert device.peak_flops("NVIDIA H200") == 989e12
+    assert device.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert device.peak_flops("Imaginary 1") is None
+    monkeypatch.setattr(device.shutil, "which", lambda _: None)
+    with pytest.raises(EngineError, match="No NVIDIA GPU"):
+        device.resolve_device("cuda")
