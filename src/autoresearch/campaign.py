@@ -54,6 +54,11 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
     """
     old = ledger.run(new.tag)
     if old is None:
+        if workspace.attempt(new.tag, 1):
+            raise Misuse(
+                f"refs/autoresearch/{new.tag}/ holds the attempts of a run that this ledger does not know.",
+                f"Keep them, and start another run with --tag, such as --tag {new.tag}-2.",
+            )
         workspace.start(new.tag, new.base)
         ledger.start(new)
         return new
@@ -69,6 +74,7 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
     measured = [m.harness for m in baseline.measurements if m.harness]
     if measured and measured[-1] != engine.fingerprint:
         raise Misuse(f"the code that scores has changed since run {old.tag} began.", _another(old.tag))
+    workspace.check_free(old.tag)
     if workspace.branch(old.tag) is None:
         tip = ledger.tip(old.tag)
         workspace.start(old.tag, tip.commit if tip and tip.commit else old.base)

@@ -28,7 +28,6 @@ app = typer.Typer(
     name="autoresearch",
     help="Research that runs itself: an agent proposes a change to one training file, it is trained for a few minutes, "
     "scored, and kept or reverted in git; and so on, all night.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog="Begin with: autoresearch init lab; cd lab; autoresearch prepare; autoresearch run",
@@ -55,10 +54,16 @@ AgentOption = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    # GitPython looks for git as it is imported: without one it is to say so when a command needs it.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     if version:
         print(f"autoresearch {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -130,11 +135,7 @@ def run(
             *_uncommitted(lab, chosen.settings.edit),
         ):
             out.print(Text(line, style="dim"), soft_wrap=True)
-        try:
-            why = loop.until(Limits(deadline, experiments))
-        except KeyboardInterrupt:
-            out.print(f"interrupted; nothing is lost. The same command again goes on: {_again()}", soft_wrap=True)
-            raise typer.Exit(130) from None
+        why = loop.until(Limits(deadline, experiments))
     out.print(Text(f"stopped: {why}", style="dim"))
     out.print(tables.log_table(lab.ledger.experiments(tag), loop.run.metric))
 
@@ -155,7 +156,7 @@ def try_(
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
     from autoresearch.report.watch import ConsoleWatcher, console
-    from autoresearch.trying import from_patch, from_tree
+    from autoresearch.trying import check, from_patch, from_tree
 
     chosen, text = _program(program)
     tag = tag or chosen.name
@@ -163,6 +164,7 @@ def try_(
     given = from_patch(_read(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
+        check(given, lab.workspace, lab.ledger.tip(tag), chosen.settings.edit)
         loop = lab.loop(chosen, text, tag, watcher, corpus, given=given)
         tried = loop.once()
     if as_json:
@@ -332,12 +334,6 @@ def _read(path: Path) -> str:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _again() -> str:
-    import shlex
-
-    return " ".join(["autoresearch", *map(shlex.quote, sys.argv[1:])])
 
 
 @contextmanager

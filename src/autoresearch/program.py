@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
 
 import frontmatter
@@ -45,7 +46,7 @@ def parse(name: str, text: str) -> Program:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 2})" if where else ""
         raise Misuse(f"the front matter of program {name} is not valid YAML{line}.", _between_dashes()) from error
-    if not post.metadata and not text.lstrip("\ufeff").startswith("---"):
+    if not post.metadata and not re.match(r"\ufeff?\s*---\s*(#.*\n\s*)*---", text):
         raise Misuse(f"program {name} has no front matter.", _between_dashes())
     try:
         settings = Settings.model_validate(post.metadata)

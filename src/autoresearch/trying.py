@@ -1,15 +1,21 @@
 """What `try` tries: an edit in the working tree, or a patch, as a proposal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import PatchError, read_edits, read_header
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.records import Patch, Proposal
+from autoresearch.records import Experiment, Patch, Proposal
 from autoresearch.workspace import Workspace
 
 Given = Callable[[Mapping[str, str]], Proposal]  # from the editable files at the tip
+
+
+def check(given: Given, workspace: Workspace, tip: Experiment | None, paths: Iterable[str]) -> None:
+    """Misuse if it cannot be tried on the tip as it is now: to be known before anything runs."""
+    if tip and tip.commit:
+        given({path: workspace.read(tip.commit, path) for path in paths})
 
 
 def from_tree(workspace: Workspace, ledger: Ledger, tag: str, title: str) -> Given:

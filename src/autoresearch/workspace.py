@@ -5,6 +5,7 @@ never touched. Keeping is a compare-and-swap of the run's branch; reverting leav
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ class Workspace:
     """The git repository around `path`. WorkspaceError if there is none, if it is bare, or without a commit."""
 
     def __init__(self, path: Path) -> None:
+        if shutil.which("git") is None:
+            raise WorkspaceError("git is not on the PATH.", "Install git, 2.30 or newer.")
         try:
             self._repo = git.Repo(path, search_parent_directories=True)
         except git.InvalidGitRepositoryError:
@@ -60,7 +63,7 @@ class Workspace:
                 f"{path} is not a plain file in commit {commit[:10]}.", "Replace it by one and commit."
             )
         try:
-            return bytes(self._repo.odb.stream(bytes.fromhex(blob)).read()).decode("utf-8")
+            return self._text(blob)
         except UnicodeDecodeError:
             raise WorkspaceError(f"{path} is not UTF-8 text in commit {commit[:10]}.", "Convert it.") from None
 
@@ -77,10 +80,21 @@ class Workspace:
 
     def uncommitted(self, path: str) -> bool:
         """Whether the working tree's copy of a file differs from the checked-out commit's."""
+        return not (self.root / path).exists() or self._as_committed(path) != self.read(self.head(), path)
+
+    def _as_committed(self, path: str) -> str:
+        """The working tree's copy of a file as git would commit it, with its line endings converted if git is so set.
+
+        Misuse if it is not there, or not UTF-8 text."""
+        if not (self.root / path).is_file():
+            raise Misuse(f"there is no file {path} in the working tree.", f"Restore it: `git restore {path}`.")
         try:
-            return (self.root / path).read_bytes() != self.read(self.head(), path).encode()
-        except OSError:
-            return True
+            return self._text(self._git("hash-object", "-w", f"--path={path}", "--", str(self.root / path)))
+        except UnicodeDecodeError:
+            raise Misuse(f"{path} is not UTF-8 text.", "Convert it.") from None
+
+    def _text(self, blob: str) -> str:
+        return bytes(self._repo.odb.stream(bytes.fromhex(blob)).read()).decode("utf-8")
 
     def resolve(self, name: str) -> str:
         """The full id of a commit given by a prefix, a branch or a ref. Misuse if unknown or ambiguous."""
@@ -108,7 +122,7 @@ class Workspace:
         Raises Misuse if the two conflict, or if the working tree has no edit.
         """
         base = self.read(self._git("merge-base", self.head(), tip), path)
-        theirs, ours = (self.root / path).read_text(encoding="utf-8"), self.read(tip, path)
+        theirs, ours = self._as_committed(path), self.read(tip, path)
         if theirs == base:
             raise Misuse(f"there is no edit of {path} to try.", "Edit it first; it need not be committed.")
         with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as folder:
@@ -135,16 +149,23 @@ class Workspace:
 
     def start(self, tag: str, base: str, old: str | None = None) -> None:
         """Make the run's branch at `base`, or move it there from `old`. Raises if something is in the way."""
-        self._not_checked_out(tag)
-        for blocking in ("refs/heads/autoresearch", f"refs/autoresearch/{tag}"):
-            if self._git("for-each-ref", "--count=1", "--format=%(refname)", blocking) == blocking:
-                name = blocking.removeprefix("refs/heads/")
-                raise WorkspaceError(
-                    f"a branch named {name} is in the way of autoresearch/{tag}.",
-                    f"Rename it: `git branch -m {name} something-else`.",
-                )
-        if self.branch(tag) != base:
-            self._move(f"refs/heads/autoresearch/{tag}", base, old or NULL)
+        self.check_free(tag)
+        branch, found = f"refs/heads/autoresearch/{tag}", self.branch(tag)
+        for blocking in ("refs/heads/autoresearch", f"{branch}/**"):
+            for ref in self._git("for-each-ref", "--count=1", "--format=%(refname)", blocking).split():
+                if ref == blocking or blocking != "refs/heads/autoresearch":
+                    name = ref.removeprefix("refs/heads/")
+                    raise WorkspaceError(
+                        f"a branch named {name} is in the way of autoresearch/{tag}.",
+                        f"Rename it: `git branch -m {name} something-else`; or name the run with --tag.",
+                    )
+        if found and found not in (base, old):
+            raise WorkspaceError(
+                f"there is a branch autoresearch/{tag} already, and this run did not make it.",
+                f"Rename it: `git branch -m autoresearch/{tag} something-else`; or name the run with --tag.",
+            )
+        if found != base:
+            self._move(branch, base, old or NULL)
 
     def commit(self, tag: str, number: int, parent: str, files: Mapping[str, str], message: str) -> str:
         """A commit of `files` on top of `parent`, held by refs/autoresearch/<tag>/<number>: its id."""
@@ -175,7 +196,7 @@ class Workspace:
         """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error."""
         if self.branch(tag) == commit:
             return
-        self._not_checked_out(tag)
+        self.check_free(tag)
         self._move(f"refs/heads/autoresearch/{tag}", commit, tip)
 
     def _move(self, ref: str, new: str, old: str) -> None:
@@ -188,12 +209,16 @@ class Workspace:
                 f"Put it back with `git branch -f {name} {old[:10]}`, or start another run with --tag.",
             ) from None
 
-    def _not_checked_out(self, tag: str) -> None:
-        branch = f"autoresearch/{tag}"
-        if not self._repo.head.is_detached and self._repo.head.reference.path == f"refs/heads/{branch}":
-            raise WorkspaceError(
-                f"{branch} is checked out here, and a run moves it.", "Check out another branch: `git switch -`."
-            )
+    def check_free(self, tag: str) -> None:
+        """WorkspaceError if the run's branch is checked out, in this worktree or another: a run moves it."""
+        worktree = ""
+        for line in self._git("worktree", "list", "--porcelain").splitlines():
+            worktree = line.removeprefix("worktree ") if line.startswith("worktree ") else worktree
+            if line == f"branch refs/heads/autoresearch/{tag}":
+                raise WorkspaceError(
+                    f"autoresearch/{tag} is checked out in {worktree}, and a run moves it.",
+                    "Check out another branch there: `git switch -`.",
+                )
 
     def _hash(self, text: str) -> str:
         """Store a text as it is, past any line-ending or clean filter: the id of its blob."""
