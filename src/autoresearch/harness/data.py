@@ -45,7 +45,7 @@ class TrainingData:
         starts = self._starts[context].take(rows)
         places = (starts[:, None] + torch.arange(context, device=starts.device)) % len(self._stream)
         tokens = self._stream[places]
-        if tokens.device != self._device:
+        if tokens.device.type != self._device.type:
             tokens = tokens.pin_memory().to(self._device, non_blocking=True)
         targets = tokens.long() & 0xFFFF
         inputs = torch.empty_like(targets)
