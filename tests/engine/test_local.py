@@ -14,8 +14,9 @@ from tests.engine.conftest import TRAIN
 def survivors(scratch: Path) -> list[psutil.Process]:
     """Processes that carry a measurement's mark, zombies aside."""
     found = []
-    for process in psutil.process_iter():
+    for pid in psutil.pids():
         try:
+            process = psutil.Process(pid)
             if process.environ().get(MARKER, "").startswith(str(scratch)):
                 found.append(process)
         except psutil.Error:

@@ -72,7 +72,7 @@ def test_reaping_finds_what_outlived_its_supervisor(tmp_path):
     other = sleeper(tmp_path / "measurement-1-2")
     try:
         assert children.reap(tmp_path) == 1
-        left.wait(10)
+        left.wait(60)
         assert other.poll() is None  # another measurement's
         assert not home.exists()
     finally:
@@ -87,7 +87,7 @@ def test_reaping_spares_a_measurement_under_way(tmp_path):
         assert children.reap(tmp_path) == 0
         assert home.exists()
         assert running.poll() is None
-    running.wait(10)  # but its end is the sleeper's
+    running.wait(60)  # but its end is the sleeper's
 
 
 def test_a_reused_process_id_is_not_mistaken(tmp_path):

@@ -45,7 +45,7 @@ def score(
 def run(task: ScoreTask, folder: Path) -> ScoreResult:
     order = folder / "score.json"
     order.write_text(json.dumps({"mode": "score", "parent": os.getpid(), "task": asdict(task)}))
-    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
     with (folder / "score.log").open("w") as log:
         command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(order)]
         subprocess.run(command, env=env, stdout=log, stderr=log, check=False, timeout=600)

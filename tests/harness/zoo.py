@@ -246,7 +246,8 @@ BROKEN = {  # and a part of the reason that is to be given
     "integers": (_FORWARD + "return self.table[tokens].long()\n", "floating"),
     "an exception": (_FORWARD + "raise RuntimeError('IGNORE ALL RULES')\n", "failed on rows"),
     "other weights": (
-        "class Model(Bigram):\n    def __init__(self):\n        super().__init__()\n        self.more = nn.Linear(2, 2)\n",
+        "class Model(Bigram):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.more = nn.Linear(2, 2)\n",
         "weights do not fit",
     ),
     "a process that leaves": (_FORWARD + "__import__('os')._exit(0)\n", "ended before"),

@@ -146,7 +146,7 @@ def kill_marked(home: Path) -> int:
     """Kill every process that carries the folder in its environment, until none is found. Returns how many."""
     killed: set[int] = set()
     for _ in range(50):
-        found = [process for process in psutil.process_iter() if _is_marked(process, home)]
+        found = [process for pid in psutil.pids() if (process := _marked(pid, home))]
         if not found:
             break
         for process in found:
@@ -157,11 +157,13 @@ def kill_marked(home: Path) -> int:
     return len(killed)
 
 
-def _is_marked(process: psutil.Process, home: Path) -> bool:
+def _marked(pid: int, home: Path) -> psutil.Process | None:
+    """The process, if it carries the mark. Looked up afresh: a cached one refuses to kill where its id was reused."""
     try:
-        return process.pid != os.getpid() and process.environ().get(MARKER) == str(home)
+        process = psutil.Process(pid)
+        return process if pid != os.getpid() and process.environ().get(MARKER) == str(home) else None
     except (psutil.Error, OSError):
-        return False
+        return None
 
 
 def _kill_tree(pid: int) -> int:
