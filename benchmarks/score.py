@@ -79,9 +79,9 @@ def main() -> int:
     parser.add_argument("--cheats", type=int, default=3, help="scorings of each cheat")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            done = pool.map(run, jobs(folder, options.honest, options.cheats), chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, context.Pool(options.processes) as pool:
+        done = pool.map(run, jobs(folder, options.honest, options.cheats), chunksize=1)
     rows = []
     for kind, name in dict.fromkeys((job.kind, job.name) for job, _, _ in done):
         mine = [item for item in done if (item[0].kind, item[0].name) == (kind, name)]

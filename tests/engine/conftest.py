@@ -3,7 +3,8 @@ import os
 import pytest
 
 from autoresearch.engine.local import LocalEngine
-from autoresearch.records import CorpusView, Settings, Trial
+from autoresearch.records import CorpusView, Trial
+from autoresearch.settings import Settings
 from tests.harness import zoo
 
 TRAIN = (

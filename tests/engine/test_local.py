@@ -1,13 +1,14 @@
 """Real measurements: what comes of a file that trains, and of those that do not."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autoresearch.engine.children import MARKER
-from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from tests.engine.conftest import TRAIN
 
 
@@ -160,6 +161,40 @@ def test_children_get_no_secret_and_no_held_out_path(engine, trial, tmp_path):
     assert "sesame" not in log
     assert "validation-256" not in log
     assert "AUTORESEARCH_CHILD" in log
+
+
+def test_a_corpus_that_is_gone_is_not_the_candidates_fault(engine, trial, tmp_path):
+    whole = trial()
+    gone = replace(whole.corpus.validation, path=str(tmp_path / "nowhere.bin"))
+    with pytest.raises(CorpusError, match=r"nowhere\.bin is missing"):
+        engine().measure(replace(whole, corpus=replace(whole.corpus, validation=gone)))
+
+
+def test_an_interrupt_leaves_nothing_behind(engine, trial, tmp_path):
+    def interrupt(progress):
+        if progress.point:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine().measure(trial(budget=60.0, max_steps=10**6), interrupt)
+    assert survivors(tmp_path) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+def test_a_forged_result_is_none(engine, trial):
+    """Weights and a result without the clock: the house saw no start."""
+    forged = body(
+        "import dataclasses, json, os\n"
+        "folder = json.load(open(sys.argv[-1]))['task']['folder']\n"
+        "result = dataclasses.asdict(run.result())\n"
+        "open(folder + '/result.json', 'w').write(json.dumps(result))\n"
+        "time.sleep(600)"
+    )
+    measurement = engine().measure(trial(forged))
+    assert (measurement.outcome, measurement.reason) == (
+        "crashed",
+        "there are weights, but the clock was never started",
+    )
 
 
 def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):

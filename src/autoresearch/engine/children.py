@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import site
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,7 @@ def environment(caller: Mapping[str, str], home: Path, caches: Path) -> dict[str
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "TRITON_CACHE_DIR": str(caches / "triton"),
         "PYTHONHASHSEED": "0",
+        "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
     return defaults | allowed | {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1"}

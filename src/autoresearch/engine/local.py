@@ -1,6 +1,7 @@
 """One experiment after another on this machine: train in a child process, score in another, take nothing on trust."""
 
 import csv
+import errno
 import os
 import shutil
 import time
@@ -16,8 +17,18 @@ from autoresearch.engine.children import Child
 from autoresearch.engine.device import describe_hardware, peak_flops, resolve_device
 from autoresearch.engine.events import Tail
 from autoresearch.engine.fingerprint import harness_fingerprint
-from autoresearch.errors import DeadlinePassed, EngineError
-from autoresearch.records import Fault, Measurement, Progress, ScoreResult, ScoreTask, TrainResult, TrainTask, Trial
+from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
+from autoresearch.records import (
+    Fault,
+    Measurement,
+    Progress,
+    ScoreResult,
+    ScoreTask,
+    TokenFile,
+    TrainResult,
+    TrainTask,
+    Trial,
+)
 from autoresearch.settings import Device
 
 T = TypeVar("T", TrainResult, Fault, ScoreResult)
@@ -28,6 +39,7 @@ _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to nothing when it is longer
 _CURVE = 200  # points
 _RESULT = 1_000_000  # bytes; a longer result is none
+_MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 _LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
 
 
@@ -64,21 +76,25 @@ class LocalEngine:
         return children.reap(self._scratch)
 
     def measure(self, trial: Trial, watch: Watch | None = None) -> Measurement:
-        """Train and score. What the candidate does is a value; EngineError is the machine's fault.
+        """Train and score. What the candidate does is a value; EngineError and CorpusError are not its fault.
 
         `watch` is told what is seen, several times a second at most. DeadlinePassed at the trial's deadline.
         """
+        for tokens in (trial.corpus.train, trial.corpus.validation):
+            _check_tokens(tokens)  # or else the candidate would be blamed
         with children.home_for(self._scratch) as home:
             try:
                 return _Measuring(self, trial, home, watch or (lambda _: None)).run()
             except OSError as error:
+                if error.errno not in _MACHINE_FAULTS:
+                    raise
                 raise EngineError(
                     f"{error.filename or home}: {error.strerror}.", "Free some space on that disk."
                 ) from error
 
     def grace(self, budget: float) -> float:
         """Seconds after the budget in which the last step ends and the weights are saved."""
-        return self._grace if self._grace is not None else max(20.0, 0.2 * budget)
+        return self._grace if self._grace is not None else max(20.0, 0.05 * budget)
 
     def score_limit(self, trial: Trial) -> float:
         """Seconds a scoring may take: as long as start-up and training, and never less than a minute more."""
@@ -158,9 +174,11 @@ class _Measuring:
             if self._tail.read():
                 self._show(self._tail.phase)
             if result := _read(TrainResult, self._train / "result.json"):
+                if self._tail.phase not in ("train", "save"):
+                    raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
                 return result
             if fault := _read(Fault, self._train / "fault.json"):
-                raise _Crash(fault)
+                raise _Crash(_bounded(fault))
             if code is not None:
                 raise _Crash(self._died(code, child))
             now = time.monotonic()
@@ -317,6 +335,19 @@ def _read(kind: type[T], path: Path) -> T | None:
             return TypeAdapter(kind).validate_json(file.read(_RESULT))
     except (OSError, ValueError):
         return None
+
+
+def _bounded(fault: Fault) -> Fault:
+    """The fault as far as it may go on: the file it came in is as untrusted as the code that could have written it."""
+    reason = " ".join(fault.reason.split())[:300]
+    return replace(fault, phase=fault.phase[:20], reason=reason, traceback=fault.traceback and fault.traceback[-4096:])
+
+
+def _check_tokens(tokens: TokenFile) -> None:
+    """CorpusError if a token file is not there or not whole."""
+    path = Path(tokens.path)
+    if not path.is_file() or path.stat().st_size != 2 * tokens.tokens or not Path(tokens.token_bytes).is_file():
+        raise CorpusError(f"{path} is missing or not whole.", "Run autoresearch prepare again.")
 
 
 def _end_of(path: Path, size: int) -> str:
