@@ -54,6 +54,8 @@ def load(tmp_path: Path):
     yield loaded
     for name in names:
         del sys.modules[name]
+    if torch.cuda.is_available():
+        torch._dynamo.reset()  # FlexAttention's compiled variants are shared by all these modules, and limited
 
 
 class FakeRun:

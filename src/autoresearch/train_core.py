@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -84,9 +84,15 @@ PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an
 # ---------------------------------------------------------------------------------------------------- parts
 
 
+@functools.cache
+def fused(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Compiled on CUDA; as it is elsewhere, where compiling costs more time than it saves."""
+    return torch.compile(function, dynamic=False) if device.type == "cuda" else function
+
+
 def norm(x: Tensor) -> Tensor:
     """RMSNorm over the channels, without weights."""
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),), eps=1e-6)
 
 
 class Linear(nn.Linear):
@@ -148,12 +154,6 @@ def window_mask(length: int, window: int, device: torch.device) -> BlockMask | T
     return _masks[where]
 
 
-@functools.cache
-def fused_flex_attention() -> Callable[..., Tensor]:
-    """FlexAttention for callers that are not compiled: without its kernel it would write out all T x T scores."""
-    return torch.compile(flex_attention, dynamic=False)
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     """Causal attention [B, H, T, D] in which position t sees t - window + 1 to t. The one place that picks a kernel."""
     length = query.size(-2)
@@ -162,8 +162,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     mask = window_mask(length, window, query.device)
     if isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    flex = cast(Callable[..., Tensor], flex_attention) if torch.compiler.is_compiling() else fused_flex_attention()
-    return flex(query, key, value, block_mask=mask)
+    flex: Callable[..., Any] = flex_attention
+    if not torch.compiler.is_compiling():  # as in scoring: without its own kernel it would write out all T x T scores
+        flex = fused(flex_attention, query.device)
+    result: Tensor = flex(query, key, value, block_mask=mask)
+    return result
 
 
 class Attention(nn.Module):
@@ -283,8 +286,8 @@ def build_model(device: torch.device) -> GPT:
 # The numbers that change during a run, step count and step size, are 0-d tensors on the device: compiled code reads
 # them and is not compiled again. All state exists from the start, so that a warm-up can be undone by copying it back.
 
-MOMENTUM_START = 0.85
-ADAM_EPSILON = 1e-10
+MOMENTUM_START = 0.85  # of Muon, before its warm-up
+ADAM_EPSILON = 1e-10  # small, since the gradient of a rare token's embedding is
 
 # Polar Express (Amsel et al. 2025, arXiv:2505.16932): odd quintics, each the best for what the one before leaves, in
 # the sense of the largest deviation of a singular value from 1. These are for five steps with a margin of 2 % for
@@ -296,12 +299,6 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-
-
-@functools.cache
-def fused(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Compiled on CUDA; as it is elsewhere, where compiling costs more time than it saves."""
-    return torch.compile(function, dynamic=False) if device.type == "cuda" else function
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
