@@ -76,7 +76,8 @@ class Lab:
             "GIT_CONFIG_NOSYSTEM": "1",
             "OMP_NUM_THREADS": "1",
         }
-        return fixed | dict(self.env)
+        inherited = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+        return fixed | inherited | dict(self.env)
 
     def start(self, *arguments: object, **options) -> subprocess.Popen[str]:
         """Begin a command in a process group of its own, so that a test can press Ctrl-C on all of it."""

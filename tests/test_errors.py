@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -275,6 +276,22 @@ def test_the_runs_branch_was_moved_by_hand(ran: Lab) -> None:
 def test_without_git(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     says(lab.at(lab.root, PATH=str(tmp_path / "bin"))(*RUN), 1, r"git", r"[Ii]nstall")
+
+
+def test_a_git_that_fails(ran: Lab, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / "git"
+    real = shutil.which("git")
+    shim.write_text(f"""#!/bin/sh
+case "$*" in *commit-tree*) echo "fatal: no space left" >&2; exit 128;; esac
+exec {real} "$@"
+""")
+    shim.chmod(0o755)
+    answers = recording(tmp_path / "r.jsonl", *[CHEAP] * 9)
+    broken = ran.at(ran.root, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    says(broken("run", *QUICK, "-n", 6, "-a", answers), 1, r"git commit-tree failed \(fatal: no space left\)")
+    done = ran("run", *QUICK, "-n", 6, "-a", answers)
+    assert done.code == 0 and "Costs no training" in done.out
 
 
 def test_an_ambiguous_commit(ran: Lab) -> None:

@@ -1,46 +1,44 @@
 """`python -m autoresearch`, and the console script."""
 
-import os
 import shlex
 import sys
 from typing import NoReturn
 
 from autoresearch.errors import UserError
+from autoresearch.output import Unbreakable
 
 
 def main() -> NoReturn:
     """Run the command line. A user's error is one line on standard error; a bug keeps its traceback."""
+    output = sys.stdout = Unbreakable(sys.stdout)
+    code = _run()
+    output.flush()
+    sys.exit(code or int(output.broken))
+
+
+def _run() -> int:
     try:
         from autoresearch.cli import app
 
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        code = app(standalone_mode=False) or 0
     except UserError as error:
-        _end(str(error), error.code)
+        return _say(str(error), error.code)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        _closed()
     except Exception as error:
         if not hasattr(error, "format_message"):  # what Typer raises for a command line that it cannot read
             raise
         command = getattr(getattr(error, "ctx", None), "command_path", "autoresearch")
-        _end(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
+        return _say(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
     if code == 130:
         again = shlex.join(["autoresearch", *sys.argv[1:]])
-        _end(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _say(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
+    return int(code)
 
 
-def _end(line: str, code: int) -> NoReturn:
+def _say(line: str, code: int) -> int:
     print(f"autoresearch: {line}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _closed() -> NoReturn:
-    """Python flushes standard output once more as it ends: let that go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    _end("standard output was closed before all was written; nothing else is amiss.", 1)
+    return code
 
 
 if __name__ == "__main__":

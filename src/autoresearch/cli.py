@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
@@ -338,12 +339,17 @@ def _print_json(value: object) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
+    """Ctrl-C is heard wherever it comes; SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
 
-    def interrupt(*_: object) -> None:
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        while frame:
+            if frame.f_code.co_name == "__del__":  # what a destructor raises is dropped: ask again in a moment
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                return
+            frame = frame.f_back
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, interrupt)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield

@@ -25,6 +25,15 @@ def check_tag(tag: str) -> str:
     return tag
 
 
+class _Refused(WorkspaceError):
+    """A git command failed; `said` is its last line."""
+
+    def __init__(self, name: str, error: git.GitCommandError) -> None:
+        lines = [line.strip() for line in str(error.stderr).splitlines() if line.strip()]
+        self.said = lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
+        super().__init__(f"git {name} failed ({self.said}).", "Once git works here, run again: nothing is lost.")
+
+
 class Workspace:
     """The git repository around `path`. WorkspaceError if there is none, if it is bare, or without a commit."""
 
@@ -100,8 +109,8 @@ class Workspace:
         """The full id of a commit given by a prefix, a branch or a ref. Misuse if unknown or ambiguous."""
         try:
             return self._git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
-        except git.GitCommandError as error:
-            if "ambiguous" in str(error.stderr):
+        except _Refused as error:
+            if "ambiguous" in error.said:
                 raise Misuse(f"{name} is the beginning of several commits.", "Give more of it.") from None
             raise Misuse(f"there is no commit {name}.", "`autoresearch log` lists them.") from None
 
@@ -112,7 +121,7 @@ class Workspace:
         """Whether `ancestor` is in the history of `commit`."""
         try:
             self._git("merge-base", "--is-ancestor", ancestor, commit)
-        except git.GitCommandError:
+        except _Refused:
             return False
         return True
 
@@ -131,7 +140,7 @@ class Workspace:
                 file.write_bytes(text.encode())
             try:
                 self._git("merge-file", *map(str, files))
-            except git.GitCommandError:
+            except _Refused:
                 raise Misuse(
                     f"your edit of {path} conflicts with what the run has kept since.",
                     f"Merge that first: `git merge {tip[:10]}`.",
@@ -140,10 +149,7 @@ class Workspace:
 
     def branch(self, tag: str) -> str | None:
         """Where the run's branch points; None if there is no such branch."""
-        try:
-            return self._git("rev-parse", "--verify", "--quiet", f"refs/heads/autoresearch/{tag}^{{commit}}")
-        except git.GitCommandError:
-            return None
+        return self._ref(f"refs/heads/autoresearch/{tag}")
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -187,10 +193,10 @@ class Workspace:
 
     def attempt(self, tag: str, number: int) -> str | None:
         """The commit an attempt's ref holds, if any."""
-        try:
-            return self._git("rev-parse", "--verify", "--quiet", f"refs/autoresearch/{tag}/{number}^{{commit}}")
-        except git.GitCommandError:
-            return None
+        return self._ref(f"refs/autoresearch/{tag}/{number}")
+
+    def _ref(self, name: str) -> str | None:
+        return self._git("for-each-ref", "--format=%(objectname)", name) or None
 
     def keep(self, tag: str, commit: str, tip: str) -> None:
         """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error."""
@@ -202,10 +208,10 @@ class Workspace:
     def _move(self, ref: str, new: str, old: str) -> None:
         try:
             self._git("update-ref", ref, new, old)
-        except git.GitCommandError as error:
+        except _Refused as error:
             name = ref.removeprefix("refs/heads/")
             raise WorkspaceError(
-                f"branch {name} is not at {old[:10]}, where this run left it ({_last(error)}).",
+                f"branch {name} is not at {old[:10]}, where this run left it ({error.said}).",
                 f"Put it back with `git branch -f {name} {old[:10]}`, or start another run with --tag.",
             ) from None
 
@@ -230,7 +236,10 @@ class Workspace:
     def _git(self, *command: str, env: Mapping[str, str] | None = None) -> str:
         name, *arguments = command
         # The user's working tree may be a worktree or have GIT_* set; GitPython runs in it, and that is what we want.
-        return str(self._repo.git.execute(["git", name, *arguments], env=dict(env or {}), strip_newline_in_stdout=True))
+        try:
+            return str(self._repo.git.execute(["git", name, *arguments], env=dict(env or {})))
+        except git.GitCommandError as error:
+            raise _Refused(name, error) from None
 
 
 def create(folder: Path, files: Mapping[str, str], message: str) -> None:
@@ -255,8 +264,3 @@ def _identity(repo: git.Repo) -> dict[str, str]:
     except git.GitCommandError:
         return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _NOBODY.items()}
     return {}
-
-
-def _last(error: git.GitCommandError) -> str:
-    lines = [line.strip() for line in str(error.stderr).splitlines() if line.strip()]
-    return lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "git refused"

@@ -1,9 +1,5 @@
 """What `run` shows while it works: a line per experiment, and on a terminal one more that moves."""
 
-import sys
-from collections.abc import Callable
-from typing import TextIO
-
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -17,35 +13,6 @@ _DOING = {
     "import": "starting", "build": "building the model", "warmup": "warming up", "train": "training",
     "save": "saving", "score": "scoring", "measured": "deciding", "decided": "settling",
 }  # fmt: skip
-
-
-class Unbreakable:
-    """An output stream whose reader may go away: a closed pipe or a lost terminal must not end a night's run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
-        self.encoding = stream.encoding
-
-    def write(self, text: str) -> int:
-        self._try(lambda stream: stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(lambda stream: stream.flush())
-
-    def isatty(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno() if self._stream else -1
-
-    def _try(self, action: Callable[[TextIO], object]) -> None:
-        if self._stream is None:
-            return
-        try:
-            action(self._stream)
-        except (OSError, ValueError):
-            self._stream = None
 
 
 class ConsoleWatcher:
@@ -107,8 +74,8 @@ class ConsoleWatcher:
 
 
 def console() -> Console:
-    """Standard output for a run: a closed pipe or a lost terminal ends nothing."""
-    return Console(file=Unbreakable(sys.stdout), highlight=False)  # type: ignore[arg-type]
+    """Standard output, as a run writes to it."""
+    return Console(highlight=False)
 
 
 def _expecting(experiment: Experiment) -> str:

@@ -1,0 +1,448 @@
+"""The commands as a user meets them: what is printed, when they answer, how they end."""
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from tests.conftest import CHEAP, COMMAND, Lab, recording
+
+QUICK = ("-p", "programs/quick.md")
+HEAVY = ("torch", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
+
+GONE = "autoresearch: standard output is gone (Broken pipe): the rest of it is lost, nothing else.\n"
+
+
+def until(seen: Callable[[], object], process: subprocess.Popen[str] | None = None, limit: float = 120) -> None:
+    """Wait for something to be seen, or for the process that would bring it about to end."""
+    end = time.monotonic() + limit
+    while not seen():
+        assert time.monotonic() < end, "it never came"
+        if process and process.poll() is not None:
+            return
+        time.sleep(0.01)
+
+
+def stages(lab: Lab) -> list[str]:
+    """The stage of every experiment, as another process reads it; empty before there is a ledger."""
+    try:
+        with sqlite3.connect(f"file:{lab.ledger}?mode=ro", uri=True) as db:
+            return [stage for (stage,) in db.execute("SELECT stage FROM experiments ORDER BY number")]
+    except sqlite3.OperationalError:
+        return []
+
+
+def survivors(lab: Lab) -> list[psutil.Process]:
+    """Processes that work for this lab: in its folder, or on a measurement below its cache."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            env = process.environ()
+            told = (env.get("AUTORESEARCH_CHILD", ""), process.cwd(), *process.cmdline())
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(lab.cache) in part or str(lab.root) in part for part in told):
+            found.append(process)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- what is imported
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["status"], ["status", "--json"], ["log"]])
+def test_reading_is_quick_to_start(finished: Lab, arguments: list[str]) -> None:
+    look = (
+        "import sys, atexit; sys.argv[0] = 'autoresearch';"
+        f"atexit.register(lambda: print('|', *[m for m in {HEAVY} if m in sys.modules]));"
+        "from autoresearch.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", look, *arguments],
+        cwd=finished.root, env=finished.environ(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rpartition("|")[2].strip() == ""
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No folder made, nothing printed, no environment read into a module."""
+    code = "import autoresearch.cli, autoresearch.lab, autoresearch.doctor, autoresearch.report.watch"
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- help and version
+
+
+def test_help_names_every_command_and_every_command_has_help(lab: Lab) -> None:
+    shown = lab("--help")
+    assert shown.code == 0 and shown.err == ""
+    for command in ("init", "prepare", "run", "try", "status", "show", "log", "replay", "doctor"):
+        assert re.search(rf"^  {command} ", shown.out, re.MULTILINE)
+        helped = lab(command, "--help")
+        assert helped.code == 0 and "Usage: autoresearch" in helped.out
+        assert max(map(len, helped.out.splitlines())) <= 80
+    assert lab().out == shown.out
+    assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", lab("--version").out)
+
+
+def test_it_runs_as_a_module_too(lab: Lab) -> None:
+    command = [sys.executable, "-m", "autoresearch", "show"]
+    done = subprocess.run(command, cwd=lab.root, env=lab.environ(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("autoresearch: Missing argument")
+
+
+# ---------------------------------------------------------------------------------------------- status, log, show
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class MetricFields(Strict):
+    name: str
+    goal: Literal["minimize", "maximize"]
+
+
+class Experiments(Strict):
+    total: int
+    kept: int
+    discarded: int
+    stopped: int
+    crashed: int
+    failed: int
+    quarantined: int
+
+
+class Baseline(Strict):
+    value: float
+    sigma: float
+    n: int
+
+
+class Best(Strict):
+    number: int
+    commit: str
+    value: float
+    standing: Literal["provisional", "confirmed", "rolled_back"] | None
+
+
+class Cost(Strict):
+    llm_usd: float | None
+    gpu_usd: float | None
+
+
+class Last(Strict):
+    number: int
+    status: Literal["running", "kept", "discarded", "stopped", "crashed", "failed", "quarantined"]
+    title: str
+    value: float | None
+
+
+class Status(Strict, protected_namespaces=()):
+    """`status --json` as DESIGN.md gives it: every field present, and null where there is nothing to say."""
+
+    schema: int
+    tag: str
+    branch: str
+    state: Literal["running", "finished", "interrupted"]
+    program: str
+    agent: str
+    device: str
+    metric: MetricFields
+    elapsed_s: float
+    experiments: Experiments
+    baseline: Baseline | None
+    best: Best | None
+    gpu_busy: float | None
+    cost: Cost
+    last: Last | None
+
+
+def test_status_as_json_is_as_specified(finished: Lab) -> None:
+    done = finished("status", "--json")
+    assert done.code == 0 and done.err == ""
+    status = Status.model_validate_json(done.out)
+    assert (status.tag, status.branch, status.state) == ("quick", "autoresearch/quick", "finished")
+    assert status.experiments == Experiments(
+        total=5, kept=2, discarded=1, stopped=0, crashed=1, failed=1, quarantined=0
+    )
+    assert status.best and status.best.number == 2 and status.best.standing == "provisional"
+    assert status.best.commit == finished.git("rev-parse", "autoresearch/quick")
+    assert status.baseline and status.baseline.value > status.best.value > 0
+    assert status.baseline.sigma == pytest.approx(0.01) and status.baseline.n == 1
+    assert status.last == Last(number=5, status="failed", title="Not there", value=None)
+    assert status.cost == Cost(llm_usd=None, gpu_usd=None)
+    assert status.gpu_busy is not None and 0 < status.gpu_busy < 1
+
+
+def test_status_of_a_run_without_a_score_is_null_and_not_zero(lab: Lab) -> None:
+    lab.write_program("[256]", "[300]")
+    assert lab("run", *QUICK).code == 1
+    status = Status.model_validate_json(lab("status", "--json").out)
+    assert status.baseline is None and status.best is None and status.gpu_busy is None
+    assert status.last and status.last.value is None and status.last.status == "crashed"
+
+
+def test_what_is_read_is_the_same_on_a_terminal_and_in_a_pipe(finished: Lab) -> None:
+    """Plain when piped: no escape codes, and nothing wider than the screen."""
+    for arguments in (("status",), ("log",), ("show", "2"), ("doctor", *QUICK)):
+        done = finished(*arguments)
+        assert done.code == 0, done.err
+        assert "\x1b" not in done.out
+        assert max(map(len, done.out.splitlines())) <= 80, arguments
+
+
+def test_show_tells_all_of_an_experiment(finished: Lab) -> None:
+    shown = finished("show", "2").out
+    for part in ("Learn the output faster [bold]!", "kept", "better by", "because.", "optimizer", "-0.1", "2 steps",
+                 "+UNEMBEDDING_LR = 0.02", "-UNEMBEDDING_LR = 0.0005", "proved at 16 positions"):  # fmt: skip
+        assert part in shown, part
+    commit = finished.git("rev-parse", "refs/autoresearch/quick/2")
+    assert finished("show", commit[:10]).out == shown
+    assert finished("show", "2", "--json").json["commit"] == commit
+    assert "CONTEXT is 1" in finished("show", "4").out
+    assert "matches nowhere" in finished("show", "5").out
+
+
+def test_log_as_json_and_as_the_table_that_notebooks_read(finished: Lab) -> None:
+    rows = [line.split("\t") for line in finished("log", "--tsv").out.splitlines()]
+    assert rows[0] == ["commit", "val_bpb", "memory_gb", "status", "description"]
+    assert [row[3] for row in rows[1:]] == ["keep", "keep", "discard", "crash", "failed"]
+    assert [bool(row[1]) for row in rows[1:]] == [True, True, True, False, False]
+    experiments = finished("log", "--json").json
+    assert [e["status"] for e in experiments] == ["kept", "kept", "discarded", "crashed", "failed"]
+    assert experiments[3]["value"] is None and experiments[4]["commit"] is None
+
+
+# ---------------------------------------------------------------------------------------------- while a run goes
+
+
+def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab) -> None:
+    """`run | head -1`; meanwhile `status` answers, and a second `run` of the tag is refused."""
+    process = lab.start("run", *QUICK, "-n", 2)
+    assert process.stdout and process.stderr
+    assert process.stdout.readline().startswith("run quick on ")
+    process.stdout.close()
+    until(lambda: "running" in stages(lab), process)
+
+    status = Status.model_validate_json(lab("status", "--json").out)
+    assert status.state == "running" and status.experiments.total >= 1
+    assert "running" in lab("status").out
+    second = lab("run", *QUICK, "-n", 2)
+    assert second.code == 2
+    assert "is being worked on by another process" in second.err and "--tag" in second.err
+    assert second.err.count("\n") == 1
+
+    process.wait(120)
+    assert process.stderr.read() == GONE
+    assert Status.model_validate_json(lab("status", "--json").out).experiments.total == 2
+    assert not survivors(lab)
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["log"], ["show", "2"], ["log", "--json"], ["--help"]])
+def test_output_into_a_closed_pipe(finished: Lab, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = finished(*arguments, stdout=writing)
+    os.close(writing)
+    assert done.code == 1
+    assert done.err == GONE
+
+
+def test_ctrl_c_at_any_time(lab: Lab) -> None:
+    """Interrupted while it starts, begins, trains, scores, and twice at once: the same command then finishes."""
+    draw = random.Random(0)
+    command = ("run", *QUICK, "-n", 2)
+
+    def imports(name: str) -> Callable[[subprocess.Popen[str]], bool]:
+        return lambda process: name in Path(f"/proc/{process.pid}/maps").read_text()
+
+    def in_phase(word: str) -> Callable[[subprocess.Popen[str]], bool]:
+        return lambda _: any(lab.cache.glob(f"scratch/*/measurement-*/{word}"))
+
+    moments: list[tuple[Callable[[subprocess.Popen[str]], bool], float, int]] = [
+        (imports("pydantic_core"), 0.0, 1),
+        (lambda _: bool(stages(lab)), 0.0, 1),
+        (in_phase("train.log"), draw.uniform(0, 0.3), 1),
+        (in_phase("train.log"), draw.uniform(0.5, 2.0), 2),
+        (in_phase("score.log"), draw.uniform(0, 1.0), 1),
+        (lambda _: stages(lab)[:1] == ["done"], 0.0, 1),
+        (lambda _: len(stages(lab)) == 2, draw.uniform(0, 0.1), 1),
+        (lambda _: stages(lab)[1:] == ["running"], draw.uniform(0, 1.0), 1),
+    ]
+    for number, (moment, after, times) in enumerate(moments):
+        process = lab.start(*command)
+        until(lambda process=process, moment=moment: moment(process), process)
+        time.sleep(after)
+        for _ in range(times):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+                time.sleep(0.05)
+        out, err = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 130, (number, out, err)
+        assert err.endswith(f"The same command again goes on: autoresearch {' '.join(map(str, command))}\n"), err
+        assert err.count("\n") == 1 and "Traceback" not in out, (number, err)
+        until(lambda: not survivors(lab), limit=5)
+        assert lab("status").code == (0 if stages(lab) else 1)
+    done = lab(*command)
+    assert done.code == 0, done.err
+    status = Status.model_validate_json(lab("status", "--json").out)
+    assert status.state == "finished" and status.experiments.total == 2 and status.baseline
+    assert not survivors(lab)
+    assert not list(lab.cache.glob("scratch/*/measurement-*"))
+
+
+def test_ctrl_c_while_preparing(lab: Lab, tmp_path: Path) -> None:
+    """Another vocabulary takes a while; the same command then finishes it."""
+    lab.write_program("[256]", "[256, 1000]")
+    cold = lab.at(lab.root, AUTORESEARCH_CACHE=str(tmp_path / "cache"))
+    process = cold.start("prepare", *QUICK)
+    assert process.stderr
+    until(lambda: "reading" in process.stderr.readline(), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    if process.returncode == 130:
+        assert err.splitlines()[-1].startswith("autoresearch: interrupted; nothing is lost.")
+    assert cold("prepare", *QUICK).code == 0
+
+
+# ---------------------------------------------------------------------------------------------- odd places
+
+
+def one_more(lab: Lab, **options) -> list[dict]:
+    """Add an experiment that costs no training, and return all of them."""
+    number = len(stages(lab)) + 1
+    before = len(lab("log", "--json").json) if stages(lab) else 0
+    replies = recording(lab.home / f"{lab.root.name}-{number}.jsonl", *[CHEAP.replace("0.0005", "0.02")] * 9)
+    done = lab("run", "-p", lab.program, "-n", before + 1, "-a", replies, **options)
+    assert done.code == 0, done.err
+    return lab("log", "--json").json
+
+
+def test_a_path_with_spaces_and_other_letters(finished: Lab, tmp_path: Path) -> None:
+    lab = finished.copy(tmp_path / "mein Übungs-Labor – 実験")
+    made = one_more(lab)[-1]
+    assert made["status"] == "crashed" and made["commit"] == lab.git("rev-parse", "refs/autoresearch/quick/6")
+    assert lab("show", "6").code == 0
+    assert lab("replay", "2").code == 0
+
+
+def test_a_detached_head(ran: Lab) -> None:
+    ran.git("switch", "--quiet", "--detach", "main")
+    head = (ran.root / ".git" / "HEAD").read_bytes()
+    assert len(one_more(ran)) == 6
+    assert (ran.root / ".git" / "HEAD").read_bytes() == head
+
+
+def test_from_a_folder_inside_the_repository(ran: Lab) -> None:
+    inside = ran.at(ran.root / "programs")
+    assert inside("status").out == ran("status").out
+    assert inside("show", "2").out == ran("show", "2").out
+    assert inside("run", "-p", "quick.md", "-n", 5).code == 0
+
+
+def test_a_worktree_shares_the_ledger(ran: Lab, tmp_path: Path) -> None:
+    ran.git("worktree", "add", "--quiet", "--detach", tmp_path / "tree")
+    tree = ran.at(tmp_path / "tree")
+    assert tree("status").out == ran("status").out
+    done = tree("run", "-p", ran.program, "-n", 6, "-a", recording(tmp_path / "r.jsonl", *[CHEAP] * 9))
+    assert done.code == 0, done.err
+    assert len(ran("log", "--json").json) == 6
+
+
+def test_git_does_not_know_who_the_user_is(ran: Lab, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
+    nobody = ran.at(ran.root, HOME=str(tmp_path / "home"))
+    assert one_more(nobody)[-1]["commit"]
+    assert ran.git("log", "-1", "--format=%an", "refs/autoresearch/quick/6") == "autoresearch"
+    assert nobody("init", tmp_path / "new").code == 0
+
+
+def test_line_ends_are_kept(lab: Lab) -> None:
+    """A file with CRLF keeps it in every attempt; only the lines that a patch changes differ."""
+    lab.train_core.write_bytes(lab.train_core.read_bytes().replace(b"\n", b"\r\n"))
+    lab.git("-c", "core.autocrlf=false", "commit", "--quiet", "--all", "--message", "CRLF")
+    lab.write_program("[256]", "[300]")
+    assert lab("run", *QUICK).code == 1
+    stat = lab.git("diff", "--numstat", "HEAD", "refs/autoresearch/quick/1").split()
+    assert stat[0] == stat[1] and int(stat[0]) < 10
+    blob = subprocess.run(
+        ["git", "show", "refs/autoresearch/quick/1:train_core.py"], cwd=lab.root, capture_output=True, check=True
+    ).stdout
+    assert blob.count(b"\r\n") == blob.count(b"\n") > 100
+
+
+def test_a_machine_that_converts_line_ends_sees_no_edit(ran: Lab) -> None:
+    """With core.autocrlf the working tree has other bytes than the commit, and nobody has edited anything."""
+    ran.git("config", "core.autocrlf", "true")
+    ran.train_core.write_bytes(ran.train_core.read_bytes().replace(b"\n", b"\r\n"))
+    tried = ran("try", *QUICK)
+    assert tried.code == 2 and "no edit of train_core.py" in tried.err
+    assert "not committed" not in ran("run", *QUICK, "-n", 5).out
+
+
+def test_doctor_says_what_is_amiss_and_the_remedy(lab: Lab, tmp_path: Path) -> None:
+    good = lab("doctor", *QUICK)
+    assert good.code == 0 and "fails" not in good.out
+    bad = lab.at(tmp_path)("doctor", "-p", "nowhere.md", "--json")
+    found = {finding["name"]: finding for finding in bad.json}
+    assert bad.code == 1
+    assert found["repository"]["state"] == "fails" and "autoresearch init" in found["repository"]["remedy"]
+    assert found["program"]["state"] == "fails"
+    (tmp_path / "bin").mkdir()
+    without_git = lab.at(lab.root, PATH=str(tmp_path / "bin"))("doctor", *QUICK, "--json")
+    assert {f["name"]: f["state"] for f in without_git.json}["git"] == "fails"
+
+
+def test_try_takes_an_edit_and_a_patch_and_says_json(ran: Lab) -> None:
+    ran.train_core.write_text(ran.train_core.read_text().replace("CONTEXT = 2048", "CONTEXT = 0"))
+    tried = ran("try", *QUICK, "-m", "my own", "--json")
+    if tried.code == 2:  # the baseline's constants stand on the same line
+        assert "conflicts" in tried.err
+    patch = ran.root / "p.txt"
+    patch.write_text(CHEAP)
+    made = ran("try", *QUICK, "--patch", patch, "--json")
+    assert made.code == 0, made.err
+    assert made.json["title"] == "Costs no training" and made.json["status"] == "crashed"
+    piped = ran("try", *QUICK, "--patch", "-", "--json", "-m", "piped", input=CHEAP)
+    assert piped.json["title"] == "piped" and piped.json["number"] == made.json["number"] + 1
+    wrong = ran("try", *QUICK, "--patch", "-", input="no patch at all")
+    assert wrong.code == 2 and "does not apply" in wrong.err and wrong.err.count("\n") == 1
+
+
+def test_sigterm_is_ctrl_c_and_a_lost_terminal_ends_nothing(ran: Lab, tmp_path: Path) -> None:
+    waiting = tmp_path / "asked"
+    mind = f"command:sh -c 'touch {waiting}; sleep 60'"
+    process = ran.start("run", *QUICK, "-n", 6, "-a", mind)
+    until(waiting.exists, process)
+    process.send_signal(signal.SIGHUP)
+    assert Status.model_validate_json(ran("status", "--json").out).state == "running"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "The same command again goes on" in err
+    until(lambda: not survivors(ran), limit=5)
+
+
+def test_the_console_script_is_installed() -> None:
+    assert COMMAND.is_file() and json.dumps(str(COMMAND))
