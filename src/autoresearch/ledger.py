@@ -119,12 +119,13 @@ class Ledger:
     def _write(self) -> Iterator[sqlite3.Connection]:
         """One transaction, on disk when it returns."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # Ctrl-C may come just before the first statement or after the last
+                    self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise LedgerError(f"cannot write the ledger in {self.folder} ({error}).", "Is the disk full?") from error

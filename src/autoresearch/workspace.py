@@ -26,10 +26,11 @@ def check_tag(tag: str) -> str:
 
 
 class _Refused(WorkspaceError):
-    """A git command failed; `said` is its last line."""
+    """A git command failed; `said` is the last line of what it printed."""
 
     def __init__(self, name: str, error: git.GitCommandError) -> None:
-        lines = [line.strip() for line in str(error.stderr).splitlines() if line.strip()]
+        self.stderr = str(error.stderr)
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         self.said = lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
         super().__init__(f"git {name} failed ({self.said}).", "Once git works here, run again: nothing is lost.")
 
@@ -110,7 +111,7 @@ class Workspace:
         try:
             return self._git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
         except _Refused as error:
-            if "ambiguous" in error.said:
+            if "ambiguous" in error.stderr:
                 raise Misuse(f"{name} is the beginning of several commits.", "Give more of it.") from None
             raise Misuse(f"there is no commit {name}.", "`autoresearch log` lists them.") from None
 
