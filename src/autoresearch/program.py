@@ -41,7 +41,7 @@ def load(path: Path) -> Program:
 def parse(name: str, text: str) -> Program:
     """A program from its text. Raises Misuse, which names the key and, for an unknown one, the nearest known."""
     try:
-        post = frontmatter.loads(text)
+        post = frontmatter.loads(text.removeprefix("\ufeff"))
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 2})" if where else ""
@@ -67,24 +67,21 @@ def describe_settings() -> str:
     """A Markdown table of every key, its default and its meaning; docs/programs.md holds it."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, info in Settings.model_fields.items():
-        default = info.default
-        shown = (
-            "none"
-            if default is None or default == {}
-            else ", ".join(map(str, default))
-            if isinstance(default, tuple)
-            else default
-        )
-        rows.append(f"| `{name}` | `{_unit(name, shown)}` | {info.description} |")
+        rows.append(f"| `{name}` | {_shown(name, info.default)} | {info.description} |")
     return "\n".join(rows) + "\n"
 
 
-def _unit(name: str, value: object) -> object:
-    if name in ("budget", "startup_limit") and isinstance(value, float):
-        return f"{value / 60:g}m"
-    if name == "validation" and isinstance(value, int):
-        return f"{value / 10**6:g}MB"
-    return value
+def _shown(name: str, default: object) -> str:
+    """A default as a person would write it."""
+    if default is None or default == {}:
+        return "none"
+    if name in ("budget", "startup_limit") and isinstance(default, float):
+        return f"`{default / 60:g}m`"
+    if name == "validation" and isinstance(default, int):
+        return f"`{default / 10**6:g}MB`"
+    if isinstance(default, tuple):
+        return f"`{default[0]}`" if name == "edit" else f"`{list(default)}`"
+    return f"`{default}`"
 
 
 def _between_dashes() -> str:
