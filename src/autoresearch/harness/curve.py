@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,14 +17,15 @@ _INTERVAL = 0.2  # seconds between points written
 class Curve:
     """Losses travel to the host behind the computation and are looked at once they have arrived."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, peak_memory: Callable[[], int]) -> None:
         self._events = events
-        self._pending: deque[tuple[dict[str, float | int | None], Tensor | float, torch.cuda.Event | None]] = deque()
+        self._peak_memory = peak_memory  # asked only when a point is written: on a GPU it takes its time
+        self._pending: deque[tuple[dict[str, float | int], Tensor | float, torch.cuda.Event | None]] = deque()
         self._written = -math.inf
-        self._unwritten: dict[str, float | int | None] | None = None
+        self._unwritten: dict[str, float | int] | None = None
         self.last: float | None = None
 
-    def add(self, loss: Tensor | float, **fields: float | int | None) -> None:
+    def add(self, loss: Tensor | float, **fields: float | int) -> None:
         """A reported loss, nats per token. Failure if one that has arrived is not finite."""
         event = None
         if isinstance(loss, Tensor):
@@ -48,7 +50,7 @@ class Curve:
         if wait and self._unwritten is not None:
             self._write(self._unwritten)
 
-    def _take(self, loss: float, fields: dict[str, float | int | None]) -> None:
+    def _take(self, loss: float, fields: dict[str, float | int]) -> None:
         if not math.isfinite(loss):
             raise Failure(f"the loss is not finite at step {fields['step']}")
         self.last = loss
@@ -58,7 +60,7 @@ class Curve:
         else:
             self._unwritten = point
 
-    def _write(self, point: dict[str, float | int | None]) -> None:
-        self._events.write("point", **point)
+    def _write(self, point: dict[str, float | int]) -> None:
+        self._events.write("point", **point, memory=self._peak_memory())
         self._written = time.monotonic()
         self._unwritten = None

@@ -33,7 +33,7 @@ class Run:
         self._task = task
         self._phases = phases
         self._clock = Clock(task.budget, task.max_steps, self.device)
-        self._curve = Curve(phases.events)
+        self._curve = Curve(phases.events, self._peak_memory)
         self._data = TrainingData(task.tokens, task.seed, self.device)
         self._steps = self._tokens = self._parameters = 0
         self._flops: float | None = None
@@ -75,7 +75,6 @@ class Run:
             seconds=self._clock.elapsed,
             progress=self.progress,
             tokens=self._tokens,
-            memory=self._peak_memory(),
         )
 
     def save(self, model: nn.Module) -> None:

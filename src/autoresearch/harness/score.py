@@ -50,14 +50,14 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.task.limit
-        self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
         self.rows = self.task.rows or _rows_per_batch(self.task)
         self.random = np.random.default_rng()  # seeded by the operating system
 
     def judge(self) -> ScoreResult:
         """Never raises for what the candidate does."""
-        servers = [self._server("open"), self._server("sealed")]  # the sealed one may import torch meanwhile
+        servers = [self._server("open"), self._server("sealed")]  # both import torch at once; only one is told to go
         try:
+            self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
             claim = self._claim(servers[0], servers[1])
             incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
             sample = sampling.draw(incumbent, claim.astype(np.float64), self.task.context, self.task.audit, self.random)

@@ -30,6 +30,7 @@ class Server:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(read, write))
         os.close(read)
         os.close(write)
+        self._stopped = False
 
     @property
     def pid(self) -> int:
@@ -55,6 +56,9 @@ class Server:
 
     def stop(self) -> None:
         """End it and everything below it, also what has left its session; returns when they are gone."""
+        if self._stopped:
+            return
+        self._stopped = True
         for fd in (self._read, self._write):
             with contextlib.suppress(OSError):
                 os.close(fd)
