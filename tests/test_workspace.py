@@ -1,0 +1,210 @@
+"""Git as a run uses it: every attempt kept, the branch moved with care, and nothing of the user's touched."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoresearch import workspace
+from autoresearch.errors import Misuse, WorkspaceError
+from autoresearch.workspace import Workspace, check_tag
+from tests.conftest import CHEAP, Lab, contents, recording
+
+BASE = "".join(f"line {number}\n" for number in range(20))
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    workspace.create(tmp_path / "repo", {"a.py": BASE, "sub/b.py": "b\n"}, "Start")
+    return tmp_path / "repo"
+
+
+@pytest.fixture
+def space(root: Path) -> Workspace:
+    return Workspace(root)
+
+
+def git(root: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=A", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.rstrip("\n")
+
+
+def test_a_commit_is_made_without_touching_tree_index_or_head(root: Path, space: Workspace) -> None:
+    (root / "a.py").write_text("dirty\n")
+    (root / "staged.txt").write_text("staged\n")
+    git(root, "add", "staged.txt")
+    before = contents(root, without=(".git/objects", ".git/refs/autoresearch"))
+    base = space.head()
+    made = space.commit("t", 1, base, {"a.py": "new\n"}, "Title\n\nWhy\n")
+    assert contents(root, without=(".git/objects", ".git/refs/autoresearch")) == before
+    assert git(root, "show", f"{made}:a.py") == "new" and git(root, "rev-parse", f"{made}^") == base
+    assert git(root, "diff", "--name-only", base, made) == "a.py"
+    assert git(root, "rev-parse", "refs/autoresearch/t/1") == made == space.attempt("t", 1)
+    assert git(root, "log", "-1", "--format=%s|%b", made) == "Title|Why"
+
+
+def test_modes_and_bytes_are_kept(root: Path, space: Workspace) -> None:
+    (root / "a.py").chmod(0o755)
+    (root / "crlf.py").write_bytes(b"a\r\nb\r\n")
+    git(root, "-c", "core.autocrlf=false", "add", "--all")
+    git(root, "commit", "--quiet", "-m", "executable")
+    git(root, "config", "core.autocrlf", "true")
+    made = space.commit("t", 1, space.head(), {"a.py": "x", "crlf.py": "a\r\nc\r\n", "sub/b.py": "ü\n"}, "m")
+    assert git(root, "ls-tree", made, "a.py").startswith("100755 ")
+    assert space.read(made, "a.py") == "x"
+    assert space.read(made, "crlf.py") == "a\r\nc\r\n"
+    assert space.read(made, "sub/b.py") == "ü\n"
+
+
+def test_a_file_must_be_there_plain_and_text(root: Path, space: Workspace) -> None:
+    (root / "link.py").symlink_to("/etc/passwd")
+    (root / "latin.py").write_bytes(b"\xff\xfe")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "-m", "odd")
+    for path, message in (
+        ("no.py", "not in commit"), ("link.py", "not a plain file"), ("latin.py", "not UTF-8"), ("sub", "not a plain"),
+    ):  # fmt: skip
+        with pytest.raises(WorkspaceError, match=message):
+            space.read(space.head(), path)
+
+
+def test_the_branch_moves_only_from_where_the_run_left_it(root: Path, space: Workspace) -> None:
+    base = space.head()
+    space.start("t", base)
+    first = space.commit("t", 2, base, {"a.py": "1\n"}, "one")
+    space.keep("t", first, base)
+    assert space.branch("t") == first
+    space.keep("t", first, base)  # done already, as after a kill between git and the ledger
+    second = space.commit("t", 3, first, {"a.py": "2\n"}, "two")
+    git(root, "branch", "--force", "autoresearch/t", base)
+    with pytest.raises(WorkspaceError, match=f"not at {first[:10]}.*git branch -f autoresearch/t {first[:10]}"):
+        space.keep("t", second, first)
+    assert space.branch("t") == base and space.attempt("t", 3) == second
+
+
+def test_a_commit_is_found_by_prefix_branch_and_ref(root: Path, space: Workspace) -> None:
+    base = space.head()
+    for name in (base, base[:7], "main", "HEAD", "refs/heads/main"):
+        assert space.resolve(name) == base
+    for name in ("no-such", "main:a.py", "--all", "", "0" * 40, "a b", "HEAD^{tree}"):
+        with pytest.raises(Misuse, match="there is no commit"):
+            space.resolve(name)
+
+
+def test_an_edit_is_carried_over_to_the_tip(root: Path, space: Workspace) -> None:
+    base = space.head()
+    tip = space.commit("t", 1, base, {"a.py": BASE.replace("line 2\n", "line two\n")}, "kept meanwhile")
+    with pytest.raises(Misuse, match=r"no edit of a\.py"):
+        space.edited("a.py", tip)
+    (root / "a.py").write_text(BASE.replace("line 15\n", "line fifteen\n"))
+    merged = space.edited("a.py", tip)
+    assert merged == BASE.replace("line 2\n", "line two\n").replace("line 15\n", "line fifteen\n")
+    assert (root / "a.py").read_text() == BASE.replace("line 15\n", "line fifteen\n")
+    (root / "a.py").write_text(BASE.replace("line 2\n", "line 2, otherwise\n"))
+    with pytest.raises(Misuse, match=f"conflicts with what the run has kept.*git merge {tip[:10]}"):
+        space.edited("a.py", tip)
+
+
+def test_an_edit_that_is_committed_counts_as_one(root: Path, space: Workspace) -> None:
+    tip = space.head()
+    (root / "a.py").write_text(BASE + "more\n")
+    git(root, "commit", "--quiet", "--all", "-m", "mine")
+    assert space.edited("a.py", tip) == BASE + "more\n"
+
+
+def test_an_edit_keeps_its_line_ends(root: Path, space: Workspace) -> None:
+    (root / "a.py").write_bytes(BASE.replace("\n", "\r\n").encode())
+    git(root, "-c", "core.autocrlf=false", "commit", "--quiet", "--all", "-m", "CRLF")
+    tip = space.head()
+    with pytest.raises(Misuse, match="no edit"):
+        space.edited("a.py", tip)
+    (root / "a.py").write_bytes(BASE.replace("3", "three").replace("\n", "\r\n").encode())
+    assert space.edited("a.py", tip) == BASE.replace("3", "three").replace("\n", "\r\n")
+
+
+def test_an_edit_must_be_there_and_text(root: Path, space: Workspace) -> None:
+    (root / "a.py").write_bytes(b"\xff")
+    with pytest.raises(Misuse, match="not UTF-8"):
+        space.edited("a.py", space.head())
+    (root / "a.py").unlink()
+    with pytest.raises(Misuse, match=r"git restore a\.py"):
+        space.edited("a.py", space.head())
+    assert space.uncommitted("a.py")
+
+
+@pytest.mark.parametrize("tag", ["nov20", "a", "A.b_c-9", "x" * 61])
+def test_a_tag_may_be(tag: str) -> None:
+    assert check_tag(tag) == tag
+
+
+@pytest.mark.parametrize(
+    "tag", ["", "-x", ".x", "a..b", "a.", "a.lock", "a/b", "a b", "ü", "x" * 62, "a\n", "a~1", "@{"]
+)
+def test_a_tag_may_not_be(tag: str) -> None:
+    with pytest.raises(Misuse, match="cannot be a tag"):
+        check_tag(tag)
+
+
+def test_a_new_lab_wants_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for folder in (tmp_path / "full", tmp_path / "full" / "x"):
+        with pytest.raises(WorkspaceError, match="not empty"):
+            workspace.create(folder, {"a": ""}, "m")
+
+
+# ---------------------------------------------------------------------------------------------- a run's whole history
+
+
+def test_a_run_leaves_the_users_work_as_it_was(ran: Lab, tmp_path: Path) -> None:
+    """Dirty tree, staged index, checked-out branch: byte for byte the same, whether attempts are kept or not."""
+    ran.git("switch", "--quiet", "--create", "mine")
+    (ran.root / "README.md").write_text("staged\n")
+    ran.git("add", "README.md")
+    (ran.root / "README.md").write_text("and then dirty\n")
+    (ran.root / "train_core.py").write_text("dirty\n")
+    (ran.root / "untracked.txt").write_text("mine\n")
+    (ran.root / "programs" / "tiny.md").unlink()
+    ran.git("status")  # refreshes the index's times, as the user's own commands do
+    own = (".git/autoresearch", ".git/objects", ".git/refs/autoresearch", ".git/refs/heads/autoresearch")
+    logs = (".git/logs/refs/heads/autoresearch", ".git/packed-refs")
+    before, others = (
+        contents(ran.root, without=own + logs),
+        ran.git("for-each-ref", "refs/heads/main", "refs/heads/mine"),
+    )
+    done = ran("run", "-p", "programs/quick.md", "-n", 7, "-a", recording(tmp_path / "r.jsonl", *[CHEAP] * 9))
+    assert done.code == 0, done.err
+    assert "train_core.py has edits that are not committed" in done.out
+    assert ran("replay", "3").code == 0
+    assert contents(ran.root, without=own + logs) == before
+    assert ran.git("for-each-ref", "refs/heads/main", "refs/heads/mine") == others
+
+
+def test_nothing_is_lost_to_gc_clean_or_reset_and_a_clone_gets_the_attempts(ran: Lab, tmp_path: Path) -> None:
+    attempts = {
+        f"refs/autoresearch/quick/{n}": ran.git("rev-parse", f"refs/autoresearch/quick/{n}") for n in range(1, 5)
+    }
+    log = ran("log", "--json").out
+    ran.git("reflog", "expire", "--expire=now", "--all")
+    ran.git("gc", "--quiet", "--prune=now", "--aggressive")
+    ran.git("clean", "-fdx", "--quiet")
+    ran.git("reset", "--hard", "--quiet")
+    assert ran("log", "--json").out == log
+    for ref, commit in attempts.items():
+        assert ran.git("rev-parse", ref) == commit and ran.git("cat-file", "-t", commit) == "commit"
+
+    replayed = ran("replay", attempts["refs/autoresearch/quick/3"][:9])  # discarded
+    assert replayed.code == 0, replayed.err
+    told = " ".join(replayed.out.split())
+    assert "(discarded)" in told and ("they agree" in told or "they do NOT agree" in told)
+    rows = [line.split()[:3] for line in replayed.out.splitlines() if line.startswith(("recorded", "again"))]
+    assert [row[0] for row in rows] == ["recorded", "again"] and rows[0][1] != rows[1][1]
+    again = ran("replay", "3", "--set", "SOFTCAP=20.0", "--json").json
+    assert again["changes"] == {"SOFTCAP": 20.0} and again["agreement"] is None and again["values"][0] > 0
+    assert len(ran("show", "3", "--json").json["measurements"]) == 2  # a transfer is apart
+
+    ran.git("clone", "--quiet", ran.root, tmp_path / "clone")
+    clone = ran.at(tmp_path / "clone")
+    clone.git("fetch", "--quiet", "origin", "refs/autoresearch/*:refs/autoresearch/*")
+    assert {ref: clone.git("rev-parse", ref) for ref in attempts} == attempts
