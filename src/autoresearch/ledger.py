@@ -8,7 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,8 @@ class Ledger:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._migrate(path)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            with suppress(sqlite3.OperationalError):  # the file system cannot, or another process is at it
+                self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
         except (sqlite3.Error, OSError) as error:
@@ -106,14 +107,22 @@ class Ledger:
         return next(iter(self._read(query, *parameters)), None)
 
     def _migrate(self, path: Path) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise LedgerError(
-                f"the ledger {path} has schema {version}, and this autoresearch knows up to {SCHEMA}.",
-                "Upgrade autoresearch.",
-            )
-        for step in range(version + 1, SCHEMA + 1):
-            self._db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step}; COMMIT;")
+        if self._version() == SCHEMA:
+            return
+        with self._write() as db:
+            version = self._version()  # again, since two processes may open a new ledger at once
+            if version > SCHEMA:
+                raise LedgerError(
+                    f"the ledger {path} has schema {version}, and this autoresearch knows up to {SCHEMA}.",
+                    "Upgrade autoresearch.",
+                )
+            for step in range(version + 1, SCHEMA + 1):
+                for statement in MIGRATIONS[step].split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {step}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
