@@ -1,5 +1,7 @@
 """Runs and experiments as a person reads them: a line each, or one whole."""
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +12,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch.ledger import Recorded, Run
+from autoresearch.ledger import Recorded
 from autoresearch.records import Experiment, Finding, Measurement, Metric, Replay
 from autoresearch.report.status import Report
 from autoresearch.units import format_duration, format_size
@@ -20,10 +22,16 @@ COLOURS = {
     "stopped": "cyan", "running": "blue",
 }  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def value(number: float | None) -> str:
     return "–" if number is None else f"{number:.4f}"
+
+
+def harmless(text: str) -> str:
+    """Text from elsewhere, with its control characters made visible: none of them reaches a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(4).replace("\r\n", "\n"))
 
 
 def status_word(status: str) -> Text:
@@ -42,7 +50,7 @@ def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
     for experiment in experiments:
         table.add_row(
             str(experiment.number), value(experiment.value), gain(experiment, experiments, metric),
-            status_word(experiment.status), (experiment.commit or "–")[:7], Text(experiment.title),
+            status_word(experiment.status), (experiment.commit or "–")[:7], Text(harmless(experiment.title)),
             Text(first_line(experiment.reason or experiment.stage)),
         )  # fmt: skip
     return table
@@ -65,7 +73,7 @@ def tsv(experiments: Iterable[Experiment]) -> str:
         status = {"kept": "keep", "discarded": "discard", "crashed": "crash"}.get(e.status, e.status)
         rows.append(
             f"{(e.commit or '')[:7]}\t{'' if e.value is None else format(e.value, '.6f')}\t"
-            f"{'' if memory is None else format(memory / 1e9, '.1f')}\t{status}\t{' '.join(e.title.split())}"
+            f"{'' if memory is None else format(memory / 1e9, '.1f')}\t{status}\t{harmless(' '.join(e.title.split()))}"
         )
     return "\n".join(rows) + "\n"
 
@@ -108,8 +116,8 @@ def replay_table(replay: Replay, metric: Metric) -> RenderableType:
             steps = "–" if m.steps is None else f"{m.steps:,}"
             time = format_duration(m.seconds.get("total"))
             table.add_row(Text(label), str(m.seed), found, steps, format_size(m.peak_memory), time)
-    title = Text(f"#{experiment.number} {experiment.title}  ({experiment.status})", style="bold")
-    reasons = [Text(f"{m.outcome}: {m.reason}") for m in replay.measurements if m.outcome != "scored"]
+    title = Text(harmless(f"#{experiment.number} {experiment.title}  ({experiment.status})"), style="bold")
+    reasons = [Text(harmless(f"{m.outcome}: {m.reason}")) for m in replay.measurements if m.outcome != "scored"]
     return Group(title, table, *reasons, Text(_agreement(replay)))
 
 
@@ -129,15 +137,16 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     table.add_column(overflow="fold")
     colours = {"works": "green", "warns": "yellow", "fails": "red"}
     for finding in findings:
-        text = Text(finding.found)
+        text = Text(harmless(finding.found))
         if finding.remedy:
-            text.append(f"\n{finding.remedy}", style="dim")
+            text.append(f"\n{harmless(finding.remedy)}", style="dim")
         table.add_row(Text(finding.state, style=colours[finding.state]), finding.name, text)
     return table
 
 
 def first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else ""
+    """The first line of a text from elsewhere, harmless."""
+    return harmless(text.strip().splitlines()[0]) if text.strip() else ""
 
 
 def status_panel(report: Report) -> RenderableType:
@@ -152,8 +161,8 @@ def status_panel(report: Report) -> RenderableType:
             verdicts.append(f"  {count} {status}", style=COLOURS.get(status, ""))
     rows: list[tuple[str, str | Text]] = [
         ("run", Text(f"{report.tag}  ({report.state}, {format_duration(report.elapsed_s)})")),
-        ("program", Text(f"{report.program}, proposals by {report.agent}")),
-        ("device", Text(report.device)),
+        ("program", Text(harmless(f"{report.program}, proposals by {report.agent}"))),
+        ("device", Text(harmless(report.device))),
         ("branch", Text(report.branch)),
         ("experiments", verdicts),
     ]
@@ -172,19 +181,10 @@ def status_panel(report: Report) -> RenderableType:
         rows.append(("spent", f"${report.cost['llm_usd']:.2f} on the model"))
     if report.last:
         last = report.last
-        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(last.status), f"  {last.title}")))
+        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(last.status), f"  {harmless(last.title)}")))
     for name, content in rows:
         grid.add_row(name, content)
     return grid
-
-
-def runs_table(runs: Iterable[Run]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tag", "program", "agent", "branch"):
-        table.add_column(name)
-    for run in runs:
-        table.add_row(run.tag, run.program, run.agent, run.branch)
-    return table
 
 
 def show(
@@ -192,7 +192,7 @@ def show(
 ) -> RenderableType:
     """One experiment whole: what was proposed, what was measured, the verdict, the diff."""
     head = Text.assemble(
-        (f"#{experiment.number} ", "bold"), (experiment.title or "(no title yet)", "bold"), "  ",
+        (f"#{experiment.number} ", "bold"), (harmless(experiment.title) or "(no title yet)", "bold"), "  ",
         status_word(experiment.status), f"  {experiment.standing or ''}",
     )  # fmt: skip
     grid = Table.grid(padding=(0, 2))
@@ -210,11 +210,11 @@ def show(
     ]
     for name, content in rows:
         if content:
-            grid.add_row(name, Text(content))
+            grid.add_row(name, Text(harmless(content)))
     parts: list[RenderableType] = [head, grid]
     parts += [measurement_panel(record, metric) for record in recorded]
     if diff:
-        parts.append(Syntax(diff, "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+        parts.append(Syntax(harmless(diff), "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
     return Group(*parts)
 
 
@@ -224,7 +224,7 @@ def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, content in measurement_rows(m, metric):
-        grid.add_row(name, Text(content))
+        grid.add_row(name, Text(harmless(content)))
     changed = "  ".join(f"{name}={setting}" for name, setting in (record.changes or {}).items())
     return Panel(grid, title=Text(f"{record.purpose} {changed}".strip()), title_align="left", border_style="dim")
 
@@ -253,7 +253,8 @@ def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """A curve in one line of block characters, with its first and last value."""
+    """A curve in one line of block characters, with its first and last value; what is not finite is left out."""
+    values = [v for v in values if math.isfinite(v)]
     if len(values) < 2:
         return ""
     picked = [

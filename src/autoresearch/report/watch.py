@@ -5,7 +5,7 @@ from rich.live import Live
 from rich.text import Text
 
 from autoresearch.records import Experiment, Progress
-from autoresearch.report.tables import first_line, status_word, value
+from autoresearch.report.tables import first_line, harmless, status_word, value
 from autoresearch.units import format_duration
 
 _DOING = {
@@ -40,7 +40,10 @@ class ConsoleWatcher:
             self._announced = experiment.number
             self._console.print(
                 Text.assemble(
-                    (f"#{experiment.number:<3}", "bold"), " ", experiment.title, (_expecting(experiment), "dim")
+                    (f"#{experiment.number:<3}", "bold"),
+                    " ",
+                    harmless(experiment.title),
+                    (_expecting(experiment), "dim"),
                 ),
                 soft_wrap=True,
             )
