@@ -287,6 +287,7 @@ def test_ctrl_c_at_any_time(lab: Lab) -> None:
         (lambda _: len(stages(lab)) == 2, draw.uniform(0, 0.1), 1),
         (lambda _: stages(lab)[1:] == ["running"], draw.uniform(0, 1.0), 1),
     ]
+    heard = 0
     for number, (moment, after, times) in enumerate(moments):
         process = lab.start(*command)
         until(lambda process=process, moment=moment: moment(process), process)
@@ -298,11 +299,12 @@ def test_ctrl_c_at_any_time(lab: Lab) -> None:
         out, err = process.communicate(timeout=60)
         if process.returncode == 0:
             break
+        heard += 1
         assert process.returncode == 130, (number, out, err)
         assert err.endswith(f"The same command again goes on: autoresearch {' '.join(map(str, command))}\n"), err
         assert err.count("\n") == 1 and "Traceback" not in out, (number, err)
         until(lambda: not survivors(lab), limit=5)
-        assert lab("status").code == (0 if stages(lab) else 1)
+    assert heard >= 5
     done = lab(*command)
     assert done.code == 0, done.err
     status = Status.model_validate_json(lab("status", "--json").out)
