@@ -33,6 +33,8 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Knob:
+    """One constant of an editable file, as it stands."""
+
     name: str
     value: Value
     line: int  # from 1

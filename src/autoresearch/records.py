@@ -61,6 +61,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One turn of a conversation with a model."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -242,6 +244,8 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
+    """What the scorer found."""
+
     outcome: Literal["scored", "crashed", "quarantined"]
     reason: str | None = None  # of a crash or a quarantine; safe to show, never the candidate's own words
     value: float | None = None  # bits per byte, corrected by the audit where that is significant
@@ -286,6 +290,8 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """Keep or not, and why."""
+
     status: Status
     reason: str  # one line that a person reads in the morning
 

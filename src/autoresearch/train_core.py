@@ -383,6 +383,7 @@ class Muon:
         self.update = fused(muon_update, like.device)
 
     def step(self, lr_share: float, decay_share: float) -> None:
+        """One update, at these shares of the full step size and weight decay."""
         self.lr.fill_(self.base_lr * lr_share)
         self.decay.fill_(self.base_decay * decay_share)
         weight = torch.stack([weight.detach() for weight in self.weights])

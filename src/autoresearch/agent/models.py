@@ -21,11 +21,15 @@ COMMAND_LIMIT = 1800.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Completion:
+    """What a model answered, and what that cost."""
+
     text: str
     usage: Usage
 
 
 class ChatModel(Protocol):
+    """Messages in, text and usage out: what every provider stands behind."""
+
     name: str
 
     def complete(self, messages: Sequence[Message]) -> Completion:
@@ -52,6 +56,7 @@ class CommandModel:
         self._limit = limit
 
     def complete(self, messages: Sequence[Message]) -> Completion:
+        """Run the command on the prompt. AgentError if it cannot start, fails, or takes too long."""
         try:
             ended = process.run(self._command, as_document(messages), self._environ, self._limit, 4 * MAX_REPLY)
         except OSError as error:

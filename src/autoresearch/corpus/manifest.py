@@ -34,6 +34,8 @@ class SplitText(_Record):
 
 
 class SplitTokens(_Record):
+    """One split encoded with one vocabulary."""
+
     tokens: int
     file: FileRecord
 
@@ -49,6 +51,8 @@ class Vocabulary(_Record):
 
 
 class Manifest(_Record):
+    """All that is known of a prepared corpus: what it was made of, and what is finished."""
+
     schema_version: Literal[1] = SCHEMA
     spec: str
     identity: str

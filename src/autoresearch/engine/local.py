@@ -128,6 +128,7 @@ class _Measuring:
         self._source.write_text(trial.source)
 
     def run(self) -> Measurement:
+        """Train and score; a crash is a value. EngineError if the machine is to blame, DeadlinePassed if time is up."""
         try:
             trained = self._trained()
             measurement = self._with_score(self._base(trained), self._scored())

@@ -14,6 +14,7 @@ from autoresearch.harness.supervise import supervise
 
 
 def main(file: str) -> int:
+    """Do what the order in this file says, under a supervisor: the exit code."""
     order: dict[str, Any] = json.loads(Path(file).read_text())
     return supervise(order["parent"], lambda: _work(order["mode"], json.dumps(order["task"])))
 

@@ -70,6 +70,7 @@ def read_exactly(fd: int, size: int) -> bytes | None:
 
 
 def write_all(fd: int, data: bytes) -> None:
+    """All of it, however little the pipe takes at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -16,6 +16,8 @@ BUSY = ("warmup", "train", "score")  # the phases in which the device works
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
+    """Where the run began, and how far chance moves a value."""
+
     value: float
     sigma: float
     n: int  # measurements behind the value
@@ -23,6 +25,8 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Best:
+    """The tip."""
+
     number: int
     commit: str
     value: float
@@ -31,6 +35,8 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Last:
+    """The latest experiment, perhaps still going."""
+
     number: int
     status: str
     title: str

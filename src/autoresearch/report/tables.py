@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def value(number: float | None) -> str:
+    """A value of the metric, or a dash."""
     return "–" if number is None else f"{number:.4f}"
 
 
@@ -35,6 +36,7 @@ def harmless(text: str) -> str:
 
 
 def status_word(status: str) -> Text:
+    """A status in its colour."""
     return Text(status, style=COLOURS.get(status, ""))
 
 
@@ -131,6 +133,7 @@ def _agreement(replay: Replay) -> str:
 
 
 def doctor_table(findings: Iterable[Finding]) -> Table:
+    """What works, what does not, and the remedy below it."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
@@ -219,6 +222,7 @@ def show(
 
 
 def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
+    """One measurement in a frame, named by its purpose."""
     m = record.measurement
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -230,6 +234,7 @@ def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
 
 
 def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
+    """What is known of a measurement, by name; what is unknown is left out."""
     phases = "  ".join(f"{name} {format_duration(s)}" for name, s in m.seconds.items())
     throughput = m.tokens / m.seconds["train"] if m.tokens and m.seconds.get("train") else None
     rows = [

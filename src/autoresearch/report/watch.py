@@ -33,6 +33,7 @@ class ConsoleWatcher:
             self._live.stop()
 
     def stage(self, experiment: Experiment) -> None:
+        """A line once it has a title, and one with its verdict."""
         if experiment.stage == "done":
             self._verdict(experiment)
             return
@@ -50,6 +51,7 @@ class ConsoleWatcher:
         self._show(experiment, Text(_DOING[experiment.stage], style="dim"))
 
     def progress(self, experiment: Experiment, progress: Progress) -> None:
+        """What it does now, on the line that moves."""
         text = Text(f"{_DOING.get(progress.phase, progress.phase):<12}", style="blue")
         text.append(f" {format_duration(progress.seconds)}", style="dim")
         if progress.point:
