@@ -15,7 +15,7 @@ from typing import Literal
 
 import psutil
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.conftest import CHEAP, COMMAND, Lab, recording
 
@@ -155,10 +155,10 @@ class Last(Strict):
     value: float | None
 
 
-class Status(Strict, protected_namespaces=()):
+class Status(Strict):
     """`status --json` as DESIGN.md gives it: every field present, and null where there is nothing to say."""
 
-    schema: int
+    schema_version: int = Field(alias="schema")
     tag: str
     branch: str
     state: Literal["running", "finished", "interrupted"]

@@ -1,6 +1,7 @@
 """`python -m autoresearch`, and the console script."""
 
 import shlex
+import signal
 import sys
 from typing import NoReturn
 
@@ -31,6 +32,7 @@ def _run() -> int:
         command = getattr(getattr(error, "ctx", None), "command_path", "autoresearch")
         return _say(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
     if code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it would only spoil the end
         again = shlex.join(["autoresearch", *sys.argv[1:]])
         return _say(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
     return int(code)
