@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -228,8 +228,9 @@ def finished(once, pristine: Lab) -> Lab:
 
 @pytest.fixture
 def lab(pristine: Lab, tmp_path: Path) -> Lab:
-    """A fresh lab of the test's own, with a prepared corpus and a program `quick`."""
-    return pristine.copy(tmp_path / "lab")
+    """A fresh lab of the test's own, with a cache of its own, a prepared corpus and a program `quick`."""
+    cache = shutil.copytree(pristine.cache, tmp_path / "lab-cache")
+    return replace(pristine.copy(tmp_path / "lab"), cache=cache)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What works on this machine, what does not, and the remedy."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -79,13 +80,16 @@ def _ledger(folder: Path) -> str:
     state = Workspace(folder).state
     if not (state / "ledger.db").exists():
         return "none yet: no run has been started here"
-    return f"{len(Ledger(state).runs())} runs in {state}"
+    tags = [run.tag for run in Ledger(state).runs()]
+    return f"in {state}, with {', '.join(tags) or 'no run'}"
 
 
 def _space(cache: Path) -> Finding:
     there = next(parent for parent in (cache, *cache.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     found = f"{format_size(free)} free for {cache}"
+    if not os.access(there, os.W_OK):
+        return Finding("disk", "fails", f"{there} cannot be written", "Set AUTORESEARCH_CACHE to a folder that can.")
     if free < _SPACE:
         return Finding("disk", "warns", found, "Free some, or set AUTORESEARCH_CACHE to a folder on a larger disk.")
     return Finding("disk", "works", found)

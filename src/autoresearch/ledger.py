@@ -92,9 +92,11 @@ class Ledger:
         self._db.close()
 
     def _unreadable(self, error: Exception) -> LedgerError:
+        broken = "Restore it from a backup, or move it aside: the commits under refs/autoresearch/ remain."
+        closed = "Check that its folder can be written and that the disk is not full."
         return LedgerError(
             f"the ledger {self.folder / 'ledger.db'} cannot be read ({error}).",
-            "Restore it from a backup, or move it aside: the commits under refs/autoresearch/ remain.",
+            closed if isinstance(error, sqlite3.OperationalError | OSError) else broken,
         )
 
     def _read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
@@ -342,9 +344,7 @@ class Ledger:
         for record in self.recorded(tag):
             m = record.measurement
             if m.value is not None and record.purpose != "transfer":
-                groups.setdefault((record.number, m.device_uuid or m.device_name, m.corpus, m.harness), []).append(
-                    m.value
-                )
+                groups.setdefault((record.number, m.conditions), []).append(m.value)
         return [values for values in groups.values() if len(values) > 1]
 
     # ------------------------------------------------------------------------------------------ model calls

@@ -284,6 +284,11 @@ class Measurement:
     harness: str | None = None  # fingerprint of the code that measured
     curve: tuple[Point, ...] = ()  # thinned
 
+    @property
+    def conditions(self) -> tuple[str | None, ...]:
+        """Values are compared only where these are the same: the device, the corpus, the code that measured."""
+        return (self.device_uuid or self.device_name, self.corpus, self.harness)
+
 
 # ---------------------------------------------------------------------------------------------- the verdict
 

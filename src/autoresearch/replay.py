@@ -109,7 +109,8 @@ class Replayer:
         measurements: tuple[Measurement, ...],
     ) -> Replay:
         spread = decide.spread(program.settings.sigma, self.ledger.repeats(self.run.tag))
-        values = [m.value for m in measurements if m.value is not None]
+        then = [m.conditions for m in experiment.measurements[:1]]
+        values = [m.value for m in measurements if m.value is not None and m.conditions in then]
         agreement = None
         if experiment.value is not None and values and not noted:
             agreement = decide.agreement(experiment.value, values, spread)
