@@ -6,11 +6,13 @@ import sys
 from typing import NoReturn
 
 from autoresearch.errors import UserError
+from autoresearch.interrupts import listen
 from autoresearch.output import Unbreakable
 
 
 def main() -> NoReturn:
     """Run the command line. A user's error is one line on standard error; a bug keeps its traceback."""
+    listen(signal.SIGINT)
     output = sys.stdout = Unbreakable(sys.stdout)
     code = _run()
     output.flush()

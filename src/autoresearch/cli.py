@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from autoresearch import __version__
 from autoresearch.errors import Misuse
+from autoresearch.interrupts import listen
 from autoresearch.units import format_duration, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -339,17 +339,7 @@ def _print_json(value: object) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C is heard wherever it comes; SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        while frame:
-            if frame.f_code.co_name == "__del__":  # what a destructor raises is dropped: ask again in a moment
-                signal.setitimer(signal.ITIMER_REAL, 0.02)
-                return
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, interrupt)
+    """SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
+    listen(signal.SIGTERM)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield
