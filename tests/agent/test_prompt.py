@@ -120,7 +120,7 @@ class TestHistory:
             for n in range(2, 2000)
         ]
         text = digest.history(history, Metric())
-        assert len(text) <= digest.MAX_DIGEST and all(len(line) <= 300 for line in text.splitlines())
+        assert len(text) <= digest.MAX_DIGEST and all(len(line) <= digest.MAX_LINE for line in text.splitlines())
         assert "#1999" in text and "(the last 15 of" in text
         crash = experiment(2000, "crashed", title=noise, hypothesis=noise, reason=noise,
                            measurements=(Measurement(1, "crashed", traceback="x" * 10**6),))  # fmt: skip

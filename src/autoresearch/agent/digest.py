@@ -14,7 +14,8 @@ from autoresearch.units import format_size
 
 KEPT = 30  # the latest kept experiments
 OTHERS = 15  # the latest of the rest
-MAX_LINE = 260
+MAX_LINE = 340
+EXPLAINED = 8  # the latest of the rest, whose hypothesis is told too
 MAX_DIGEST = 16_000
 MAX_TRACEBACK = 3_000
 
@@ -40,8 +41,10 @@ def history(experiments: Sequence[Experiment], metric: Metric) -> str:
         parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
     if others:
         parts.append(_listed("Not kept, oldest first", others[-OTHERS:], len(others), tips, metric))
+        told = [e for e in others[-EXPLAINED:] if e.hypothesis]
+        parts.append("\n".join(["What the last of these were to show:", *map(_hypothesis, told)]) if told else "")
         parts.append("Experiments and keeps by family: " + _families(done))
-    return "\n\n".join(parts)[:MAX_DIGEST]
+    return "\n\n".join(part for part in parts if part)[:MAX_DIGEST]
 
 
 def crash(last: Experiment) -> str | None:
@@ -96,7 +99,8 @@ def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
     value = experiment.value
     figures = _figure(value) if value is not None else experiment.status
     if value is not None and tip is not None:
-        figures += f" (gain {metric.gain(tip, value):+.4f})"
+        expected = f", expected {metric.gain(0.0, experiment.expect):+.4f}" if experiment.expect is not None else ""
+        figures += f" (gain {metric.gain(tip, value):+.4f}{expected})"
     if value is not None and experiment.status not in ("kept", "discarded"):
         figures += f" {experiment.status}"
     text = f"#{experiment.number} {figures}{_cost(experiment)} [{experiment.family}] {clean(experiment.title, 120)}"
@@ -107,16 +111,24 @@ def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
 
 
 def _cost(experiment: Experiment) -> str:
-    """What the first training took: its steps say whether a change made them slower or faster."""
+    """What the first training took and reached: it tells a bad idea from a slow one, and from a busy machine."""
     first = next((m for m in experiment.measurements if m.steps), None)
     if first is None:
         return ""
     parts = [f"{first.steps} steps"]
+    if first.tokens:
+        parts.append(f"{first.tokens / 1e6:.3g}M tokens")
     if first.parameters:
         parts.append(f"{first.parameters / 1e6:.2f}M params")
     if first.peak_memory:
         parts.append(format_size(first.peak_memory))
+    if first.loss is not None:
+        parts.append(f"training loss {first.loss:.3f}")
     return " in " + ", ".join(parts)
+
+
+def _hypothesis(experiment: Experiment) -> str:
+    return f"#{experiment.number} {clean(experiment.hypothesis, 240)}"
 
 
 def _families(done: Sequence[Experiment]) -> str:

@@ -11,9 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-# Waits on a pipe of which only the house holds the other end. A byte: the command has ended. The end of the pipe: the
-# house was killed, and the command must not stay behind. Portable, and takes grandchildren along.
-_GUARD = "import os, signal, sys\nif not os.read(0, 1):\n    os.killpg(int(sys.argv[1]), signal.SIGKILL)\n"
+# Reads a pipe of which only the house holds the other end: the command's process id, and a dot once it has ended. No
+# dot by the end of the pipe: the house was killed, and the command must not stay behind. Portable, and takes
+# grandchildren along.
+_GUARD = """\
+import os, signal, sys
+said = sys.stdin.buffer.read()
+if said and not said.endswith(b"."):
+    os.killpg(int(said), signal.SIGKILL)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,8 @@ def run(command: Sequence[str], text: str, environ: Mapping[str, str], limit: fl
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         stdin.write(text.encode(errors="replace"))
         stdin.seek(0)
-        process = subprocess.Popen(
-            command, stdin=stdin, stdout=out, stderr=err, env=environ, start_new_session=True, close_fds=True
-        )
         oversized = False
-        with _group_of(process):
+        with _guarded(command, stdin=stdin, stdout=out, stderr=err, env=environ) as process:
             deadline = time.monotonic() + limit
             while process.poll() is None and not oversized and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -51,25 +54,32 @@ def run(command: Sequence[str], text: str, environ: Mapping[str, str], limit: fl
 
 
 @contextlib.contextmanager
-def _group_of(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """The group of a process that was started in a session of its own: all of it is killed on the way out."""
+def _guarded(
+    command: Sequence[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, begun in a session of its own: all of its group is killed on the way out."""
     ours, alive = os.pipe()
-    try:
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD, str(process.pid)], stdin=ours, start_new_session=True
-        )
-        try:
-            yield
+    with os.fdopen(alive, "wb", buffering=0) as told:
+        try:  # the guard first, so that the command is never without one
+            guard = subprocess.Popen([sys.executable, "-I", "-S", "-c", _GUARD], stdin=ours, start_new_session=True)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            with contextlib.suppress(BrokenPipeError):
-                os.write(alive, b".")
+            os.close(ours)
+        try:
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+            )
+            told.write(str(process.pid).encode())
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                with contextlib.suppress(BrokenPipeError):
+                    told.write(b".")
+        finally:
+            told.close()
             guard.wait()
-    finally:
-        os.close(ours)
-        os.close(alive)
 
 
 def _size(file: IO[bytes]) -> int:

@@ -54,11 +54,12 @@ WARMDOWN = 0.7  # [0.1, 0.9]; share of the budget
 >>>>>>> REPLACE
 
 Rules of the edit:
-- SEARCH holds whole lines, copied from the file character for character, with their indentation and with any
-  comment at their end. Do not abbreviate, do not write line numbers, do not leave lines out.
+- SEARCH holds whole lines, never parts of one, copied from the file character for character, with their
+  indentation and with any comment at their end. Do not abbreviate, do not write line numbers, do not leave lines
+  out.
 - SEARCH must occur exactly once in the file. A line such as `return x` occurs often: take the lines round it
   too, as many as make the place unique, and no more. Several small blocks are better than one large one.
-- To insert, SEARCH a line next to the place and repeat it in REPLACE. To delete, leave REPLACE without it.
+- To insert, SEARCH a line next to the place and repeat it in REPLACE. To delete, leave REPLACE empty.
 - Blocks apply from top to bottom, each to the result of the ones before; so no two may change the same lines.
 - All of them apply, or none. The result must compile. Write all code out: nothing like
   `# ... rest unchanged ...`.
@@ -76,8 +77,8 @@ A harness that you cannot edit imports {path} and calls it. Keep all of this wor
   CONTEXT, VOCAB_SIZE and DEPTH must exist. VOCAB_SIZE must be one of: {vocab_sizes}{bytes_note}.
 - `build_model(device)` returns the module, built from the constants alone: scoring calls it in a fresh process
   and loads the saved weights into it. So everything that scoring needs lies in parameters and persistent
-  buffers, none depends on what training has seen, and both sides must build the same shapes. It is also built
-  on the meta device first: take shapes from the constants, never from values of tensors.
+  buffers, which are saved (counts gathered from the training text are fine), and their names and shapes follow
+  from the constants alone. It is also built on the meta device first: no shape may depend on a tensor's values.
 - `model(tokens)` takes integer tokens [B, T] and returns logits [B, T, VOCAB_SIZE] at every position, each from
   the tokens up to and including that position and from nothing else: no later token, no other row, no earlier
   call. T is CONTEXT; B may differ from training. Scoring calls it in inference mode.
@@ -113,15 +114,16 @@ in a process that never sees the answers. An edit that makes the number better w
 quarantined and wasted. Do not: let a position see later tokens (also through attention masks, convolutions
 without left padding, normalization or statistics over the time or batch axis), keep state between calls of the
 model, train outside the clock, choose seeds, read held-out data, look at who calls, or touch the harness, its
-files or the loss functions of torch. If a small edit seems to gain a great deal, suspect a leak and leave it
-out.
+files or the loss functions of torch. Large gains are welcome when they are honest: of every edit, ask what each
+position sees.
 
 # How to do well
 
 - Change one thing at a time, or a few that only make sense together; then the result teaches something.
-- Read the history first. Do not repeat what was tried; go further where there was a gain; after several
-  failures in one family go to another. Small steps in a knob are worth it when the last step in that direction
-  helped.
+- Read the history first: gains, and steps and tokens, which tell a bad idea from a slow one, and from a machine
+  that was busy. Do not repeat what was tried, unless you can say what has changed since; go further where there
+  was a gain; after several failures in one family go to another. Small steps in a knob are worth it when the last
+  step in that direction helped.
 - Prefer what is likely to be large for this budget and this hardware: learning rates and batch size against
   steps, the size of the model against tokens seen, the schedule's shape, initialization, what the file computes
   and need not. Ideas that pay only in long runs or at large scale lose here.
