@@ -21,7 +21,7 @@ demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: about five
 	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch status
 	@echo
 	@echo "The branch autoresearch/tiny, with what was kept:"
-	@cd $(LAB) && git log --oneline --decorate main~1..autoresearch/tiny 2>/dev/null || git -C $(LAB) log --oneline --decorate autoresearch/tiny
+	@git -C $(LAB) log --oneline --decorate autoresearch/tiny
 
 test: lint  ## Lint, types, import contracts, and all tests
 	$(BIN)/python -m pytest -n 2

@@ -11,7 +11,7 @@ from autoresearch.program import parse
 from autoresearch.records import Experiment, Status
 
 State = Literal["running", "finished", "interrupted"]
-BUSY = ("warmup", "train", "score")  # the phases in which the device works
+BUSY = ("warmup", "train", "open", "sealed")  # the phases in which the device works
 
 
 @dataclass(frozen=True, slots=True)
