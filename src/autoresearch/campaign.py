@@ -5,10 +5,11 @@ import time
 from dataclasses import replace
 
 from autoresearch.errors import CorpusError, Misuse
-from autoresearch.ledger import Ledger, Run
+from autoresearch.ledger import Ledger
 from autoresearch.loop import Engine
 from autoresearch.program import parse
 from autoresearch.records import Metric, Program
+from autoresearch.schema import Run
 from autoresearch.settings import Settings
 from autoresearch.workspace import Workspace, check_tag
 

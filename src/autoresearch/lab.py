@@ -15,10 +15,11 @@ from autoresearch.agent.select import make_agent
 from autoresearch.corpus import prepare, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
-from autoresearch.ledger import Ledger, Run
+from autoresearch.ledger import Ledger
 from autoresearch.loop import Loop, Watcher
 from autoresearch.records import CorpusView, Exchange, Program, Proposal
 from autoresearch.replay import Replayer
+from autoresearch.schema import Run
 from autoresearch.settings import Device
 from autoresearch.workspace import Workspace
 

@@ -9,62 +9,28 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from autoresearch.errors import LedgerError
-from autoresearch.records import Exchange, Experiment, Goal, Measurement, Metric, Proposal, Stage, Usage
-from autoresearch.schema import MIGRATIONS, SCHEMA
+from autoresearch.records import Exchange, Experiment, Measurement, Proposal, Stage, Usage
+from autoresearch.schema import (
+    MIGRATIONS,
+    SCHEMA,
+    Purpose,
+    Recorded,
+    Run,
+    Session,
+    experiment_of,
+    measurement_as_json,
+    recorded_of,
+    run_of,
+)
 
-Purpose = Literal["first", "replay", "transfer"]
-_MEASUREMENT = TypeAdapter(Measurement)
-_MESSAGES = TypeAdapter(Exchange)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One campaign, as it began."""
-
-    tag: str
-    created: float
-    program: str
-    program_digest: str
-    program_text: str
-    agent: str
-    device: str
-    corpus: str  # as the user named it
-    fingerprint: str  # of the corpus's content
-    metric: Metric
-    seed: str
-    base: str  # the commit it started from
-
-    @property
-    def branch(self) -> str:
-        return f"autoresearch/{self.tag}"
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One process that worked on a run. `seen` is its last sign of life; `ended` is None if it lives or was killed."""
-
-    started: float
-    seen: float
-    ended: float | None
-    why: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A measurement as the ledger holds it."""
-
-    id: int
-    number: int
-    purpose: Purpose
-    changes: Mapping[str, Any] | None
-    measurement: Measurement
+_EXCHANGE = TypeAdapter(Exchange)
 
 
 class Ledger:
@@ -145,12 +111,12 @@ class Ledger:
 
     def run(self, tag: str) -> Run | None:
         row = self._first("SELECT * FROM runs WHERE tag = ?", tag)
-        return _run(row) if row else None
+        return run_of(row) if row else None
 
     def runs(self) -> list[Run]:
         """All runs, the one worked on last first."""
         order = "COALESCE((SELECT MAX(seen) FROM sessions WHERE sessions.tag = runs.tag), created) DESC"
-        return [_run(row) for row in self._read(f"SELECT * FROM runs ORDER BY {order}")]
+        return [run_of(row) for row in self._read(f"SELECT * FROM runs ORDER BY {order}")]
 
     def start(self, run: Run) -> None:
         with self._write() as db:
@@ -193,12 +159,16 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------ experiments
 
+    def unfinished(self, tag: str) -> Experiment | None:
+        """The experiment that is not done yet, in the stage in which its process left it."""
+        rows = self._read("SELECT * FROM experiments WHERE tag = ? AND stage != 'done'", tag)
+        return next((experiment_of(row, self._measured(tag, row["number"])) for row in rows), None)
+
     def open_experiment(self, tag: str) -> Experiment:
-        """The experiment that is not done yet, as a killed process left it, or else the next one."""
+        """The one that is not done yet, or else the next one, which begins now."""
+        if waiting := self.unfinished(tag):
+            return waiting
         with self._write() as db:
-            row = db.execute("SELECT * FROM experiments WHERE tag = ? AND stage != 'done'", (tag,)).fetchone()
-            if row:
-                return _experiment(row, self._measured(tag, row["number"]))
             (last,) = db.execute("SELECT MAX(number) FROM experiments WHERE tag = ?", (tag,)).fetchone()
             new = Experiment(number=(last or 0) + 1, tag=tag, stage="proposing", created=time.time())
             db.execute(
@@ -259,12 +229,12 @@ class Ledger:
 
     def experiments(self, tag: str) -> list[Experiment]:
         rows = self._read("SELECT * FROM experiments WHERE tag = ? ORDER BY number", tag)
-        return [_experiment(row, self._measured(tag, row["number"])) for row in rows]
+        return [experiment_of(row, self._measured(tag, row["number"])) for row in rows]
 
     def experiment(self, tag: str, number: int) -> Experiment | None:
         query = "SELECT * FROM experiments WHERE tag = ? AND number = ?"
         row = self._first(query, tag, number)
-        return _experiment(row, self._measured(tag, number)) if row else None
+        return experiment_of(row, self._measured(tag, number)) if row else None
 
     def find_commit(self, commit: str, tag: str | None = None) -> Experiment | None:
         """The latest experiment, of this run or of any, whose commit this is."""
@@ -321,7 +291,7 @@ class Ledger:
     def _finish(self, db: sqlite3.Connection, id: int, measurement: Measurement) -> None:
         db.execute(
             "UPDATE measurements SET ended = ?, value = ?, detail = ? WHERE id = ?",
-            (time.time(), measurement.value, _MEASUREMENT.dump_json(measurement).decode(), id),
+            (time.time(), measurement.value, measurement_as_json(measurement), id),
         )
 
     def recorded(self, tag: str, number: int | None = None) -> list[Recorded]:
@@ -330,10 +300,7 @@ class Ledger:
             "SELECT * FROM measurements WHERE tag = ? AND (? IS NULL OR number = ?) AND detail IS NOT NULL ORDER BY id",
             tag, number, number,
         )  # fmt: skip
-        return [
-            Recorded(row["id"], row["number"], row["purpose"], json.loads(row["changes"] or "null"), _measurement(row))
-            for row in rows
-        ]
+        return [recorded_of(row) for row in rows]
 
     def _measured(self, tag: str, number: int) -> tuple[Measurement, ...]:
         return tuple(r.measurement for r in self.recorded(tag, number) if r.purpose != "transfer")
@@ -360,11 +327,7 @@ class Ledger:
                  usage.cached_tokens, usage.output_tokens, usage.usd),
             )  # fmt: skip
             folder = self.folder_of(experiment.tag, experiment.number)
-            (folder / f"call-{cursor.lastrowid}.json").write_bytes(_MESSAGES.dump_json(exchange, indent=1))
-
-    def calls(self, tag: str) -> int:
-        ((count,),) = self._read("SELECT COUNT(*) FROM calls WHERE tag = ?", tag)
-        return int(count)
+            (folder / f"call-{cursor.lastrowid}.json").write_bytes(_EXCHANGE.dump_json(exchange, indent=1))
 
     def usage(self, tag: str) -> Usage:
         """Totals over a run; a sum is None if no call reported that number."""
@@ -372,23 +335,3 @@ class Ledger:
             "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(usd) FROM calls WHERE tag = ?", tag
         )
         return Usage(*row)
-
-
-def _run(row: sqlite3.Row) -> Run:
-    fields = dict(row)
-    goal: Goal = fields.pop("goal")
-    return Run(metric=Metric(fields.pop("metric"), goal), **fields)
-
-
-def _experiment(row: sqlite3.Row, measurements: tuple[Measurement, ...]) -> Experiment:
-    fields = {name: row[name] for name in row.keys() if name not in ("patch", "commit_id", "knobs")}  # noqa: SIM118
-    return Experiment(**fields, commit=row["commit_id"], knobs=json.loads(row["knobs"]), measurements=measurements)
-
-
-def _measurement(row: sqlite3.Row) -> Measurement:
-    try:
-        return _MEASUREMENT.validate_json(row["detail"])
-    except ValidationError as error:
-        raise LedgerError(
-            f"measurement {row['id']} in the ledger is not readable.", "Was the ledger edited by hand?"
-        ) from error

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from autoresearch import decide, knobs, trial
 from autoresearch.errors import DeadlinePassed, EngineError, Misuse, UserError
-from autoresearch.ledger import Ledger, Run
+from autoresearch.ledger import Ledger
 from autoresearch.records import (
     Brief,
     CorpusView,
@@ -25,6 +25,7 @@ from autoresearch.records import (
     Proposal,
     Trial,
 )
+from autoresearch.schema import Run
 from autoresearch.units import format_duration
 from autoresearch.workspace import Workspace
 
@@ -83,7 +84,7 @@ class Loop:
         try:
             why = self._until(limits)
         except UserError as error:
-            why = str(error)
+            why = f"failed: {error}"
             raise
         finally:
             self.ledger.leave(session, why)
@@ -101,9 +102,10 @@ class Loop:
 
     def _until(self, limits: Limits) -> str:
         while True:
-            if why := self._spent(limits):
+            experiment = self.ledger.unfinished(self.run.tag)
+            if why := self._spent(limits) or self._too_late(experiment, limits):
                 return why
-            experiment = self.ledger.open_experiment(self.run.tag)
+            experiment = experiment or self.ledger.open_experiment(self.run.tag)
             while experiment.stage != "done":
                 if why := self._too_late(experiment, limits):
                     return why
@@ -223,9 +225,9 @@ class Loop:
             return f"{len(done)} experiments are done"
         return None
 
-    def _too_late(self, experiment: Experiment, limits: Limits) -> str | None:
+    def _too_late(self, experiment: Experiment | None, limits: Limits) -> str | None:
         """An experiment that cannot finish before the deadline is not started; nor is a proposal for one."""
-        if limits.deadline is None or experiment.stage in ("measured", "decided"):
+        if limits.deadline is None or (experiment and experiment.stage in ("measured", "decided")):
             return None
         left = limits.deadline - time.time()
         if left < self._expected():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from autoresearch import decide, knobs, trial
 from autoresearch.errors import Misuse
-from autoresearch.ledger import Ledger, Purpose, Run
+from autoresearch.ledger import Ledger
 from autoresearch.loop import Engine, Watcher, seed_of
 from autoresearch.program import parse
 from autoresearch.records import CorpusView, Experiment, Measurement, Program, Replay
+from autoresearch.schema import Purpose, Run
 from autoresearch.workspace import Workspace
 
 

@@ -1,4 +1,15 @@
-"""The ledger's tables, and how an older ledger becomes one of today: one step a version, forward only."""
+"""The ledger's tables, their rows as records, and how an older ledger becomes one of today: forward only."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from autoresearch.errors import LedgerError
+from autoresearch.records import Experiment, Goal, Measurement, Metric
 
 SCHEMA = 1
 MIGRATIONS: dict[int, str] = {
@@ -32,3 +43,83 @@ MIGRATIONS: dict[int, str] = {
     CREATE INDEX measured ON measurements (tag, number);
     """
 }
+
+Purpose = Literal["first", "replay", "transfer"]
+_MEASUREMENT = TypeAdapter(Measurement)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One campaign, as it began."""
+
+    tag: str
+    created: float
+    program: str
+    program_digest: str
+    program_text: str
+    agent: str
+    device: str
+    corpus: str  # as the user named it
+    fingerprint: str  # of the corpus's content
+    metric: Metric
+    seed: str
+    base: str  # the commit it started from
+
+    @property
+    def branch(self) -> str:
+        return f"autoresearch/{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One process that worked on a run. `seen` is its last sign of life; `ended` is None if it lives or was killed."""
+
+    started: float
+    seen: float
+    ended: float | None
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A measurement as the ledger holds it."""
+
+    id: int
+    number: int
+    purpose: Purpose
+    changes: Mapping[str, Any] | None
+    measurement: Measurement
+
+
+def run_of(row: sqlite3.Row) -> Run:
+    """A row of `runs`."""
+    fields = dict(row)
+    goal: Goal = fields.pop("goal")
+    return Run(metric=Metric(fields.pop("metric"), goal), **fields)
+
+
+def experiment_of(row: sqlite3.Row, measurements: tuple[Measurement, ...]) -> Experiment:
+    """A row of `experiments`, with what was measured of it."""
+    fields = {name: row[name] for name in row.keys() if name not in ("patch", "commit_id", "knobs")}  # noqa: SIM118
+    return Experiment(**fields, commit=row["commit_id"], knobs=json.loads(row["knobs"]), measurements=measurements)
+
+
+def measurement_of(row: sqlite3.Row) -> Measurement:
+    """What a row of `measurements` holds. LedgerError if it does not."""
+    try:
+        return _MEASUREMENT.validate_json(row["detail"])
+    except ValidationError as error:
+        raise LedgerError(
+            f"measurement {row['id']} in the ledger is not readable.", "Was the ledger edited by hand?"
+        ) from error
+
+
+def measurement_as_json(measurement: Measurement) -> str:
+    """What `measurement_of` reads."""
+    return _MEASUREMENT.dump_json(measurement).decode()
+
+
+def recorded_of(row: sqlite3.Row) -> Recorded:
+    """A row of `measurements`."""
+    changes = json.loads(row["changes"] or "null")
+    return Recorded(row["id"], row["number"], row["purpose"], changes, measurement_of(row))

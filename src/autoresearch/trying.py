@@ -29,7 +29,7 @@ def from_tree(workspace: Workspace, ledger: Ledger, tag: str, title: str) -> Giv
         changed = {path: text for path, text in edited.items() if text != files[path]}
         if not changed:
             raise Misuse("the run has kept this very edit already.", "`autoresearch log` lists what it has kept.")
-        return Proposal(title=title or "an edit by hand", patch=Patch(changed))
+        return Proposal(title=title or "an edit by hand", patch=Patch(changed), replies=0)
 
     return propose
 
@@ -49,6 +49,7 @@ def from_patch(text: str, title: str) -> Given:
             hypothesis=header.hypothesis,
             expect=header.expect,
             patch=patch,
+            replies=0,
         )
 
     return propose

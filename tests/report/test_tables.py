@@ -5,7 +5,6 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from autoresearch.ledger import Recorded
 from autoresearch.records import (
     Agreement,
     Audit,
@@ -19,6 +18,7 @@ from autoresearch.records import (
 )
 from autoresearch.report import tables
 from autoresearch.report.status import Baseline, Best, Last, Report
+from autoresearch.schema import Recorded
 
 HOSTILE = [
     "[bold red]loud[/bold red] [/nope] [link=http://x]y[/link]",

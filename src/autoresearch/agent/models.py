@@ -5,6 +5,7 @@ The seam that providers stand behind is `ChatModel`: messages in, text and usage
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class CommandModel:
             raise AgentError(f"The agent's command cannot be read: {error}.", "Check its quotes.") from None
         if not self._command:
             raise AgentError("The agent's command is empty.", "Write --agent 'command:my-agent --flag'.")
+        if shutil.which(self._command[0], path=environ.get("PATH")) is None:  # better known before the run begins
+            raise AgentError(
+                f"There is no command {self._command[0]!r}.", "Check that it is installed and on the PATH."
+            )
         self.name = f"command:{command}"
         self._environ = dict(environ)
         self._limit = limit

@@ -6,9 +6,10 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from autoresearch.decide import spread
-from autoresearch.ledger import Ledger, Run, Session
+from autoresearch.ledger import Ledger
 from autoresearch.program import parse
 from autoresearch.records import Experiment, Status
+from autoresearch.schema import Run, Session
 
 State = Literal["running", "finished", "interrupted"]
 BUSY = ("warmup", "train", "open", "sealed")  # the phases in which the device works
@@ -94,7 +95,8 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
 def _state(sessions: list[Session], alive: bool) -> State:
     if alive:
         return "running"
-    return "finished" if sessions and sessions[-1].why not in (None, "interrupted") else "interrupted"
+    why = sessions[-1].why if sessions else None
+    return "interrupted" if why is None or why.startswith(("interrupted", "failed")) else "finished"
 
 
 def _elapsed(sessions: list[Session], alive: bool, since: float) -> float:

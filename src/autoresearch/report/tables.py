@@ -12,9 +12,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch.ledger import Recorded
 from autoresearch.records import Experiment, Finding, Measurement, Metric, Replay
 from autoresearch.report.status import Report
+from autoresearch.schema import Recorded
 from autoresearch.units import format_duration, format_size
 
 COLOURS = {
