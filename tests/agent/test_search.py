@@ -154,6 +154,15 @@ def test_a_history_with_other_knobs_or_without_values_is_no_obstacle():
     assert all(SearchAgent().propose(brief(strange, seed=seed)).patch for seed in range(6))
 
 
+def test_a_float_measured_where_an_integer_is_searched_is_no_obstacle():
+    """As when a model tried a fraction, and the search goes on from its run."""
+    values = [knobs.values(SOURCE) | {"DEPTH": depth} for depth in (2.5, *range(2, 13), 7.0, *range(2, 13))]
+    history = [baseline(), *(experiment(n, "discarded", 2.0 + n, v) for n, v in enumerate(values, 2))]
+    for seed in range(6):
+        depth = knobs.values(texts(SearchAgent().propose(brief(history, seed=seed))))["DEPTH"]
+        assert isinstance(depth, int)
+
+
 def test_a_tip_outside_its_domain_is_brought_back():
     source = SOURCE.replace("MATRIX_LR = 0.04", "MATRIX_LR = 5.0").replace("BATCH_ROWS = 32", "BATCH_ROWS = 48")
     for number in range(30):

@@ -55,7 +55,8 @@ class Axis:
         if self.domain.choices:
             return value in self.domain.choices
         low, high = self.bounds
-        return isinstance(value, int | float) and low <= value <= high
+        kind = int if self.integral else int | float  # a float of earlier, when the knob was another
+        return isinstance(value, kind) and low <= value <= high
 
     def fit(self, value: float) -> Value:
         """The value in the knob's type and range, floats at three digits so that a diff stays readable."""
