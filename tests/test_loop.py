@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import CHEAP, DISCARDED, KEPT, Lab, recording
+from tests.conftest import CHEAP, DISCARDED, FAILED, KEPT, Lab, recording
 
 PATIENCE = 120.0  # seconds for what is waited for to happen, on a busy machine
 RUN = ("run", "--program", "programs/long.md", "--experiments", 3)
@@ -147,3 +147,29 @@ def test_a_deadline_is_kept(own: Lab) -> None:
     assert done.code == 0, done.err
     assert "left" in done.out
     assert measured(own) == {1: ("proposing", "running", 0)}
+
+
+def test_a_try_that_was_interrupted_is_finished_and_not_run_twice(own: Lab) -> None:
+    text = own.train_core.read_text()
+    own.train_core.write_text(text.replace("FINAL_LR = 0.05", "FINAL_LR = 0.1"))
+    command = ("try", "--program", "programs/quick.md", "-m", "a higher end")
+    process = own.start(*command)
+    until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
+    process.send_signal(signal.SIGINT)
+    assert "The same command again" in "".join(process.communicate(timeout=PATIENCE))
+    assert process.returncode == 130
+
+    done = own(*command)
+    assert done.code == 0, done.err
+    found = measured(own)
+    assert sorted(found) == [1, 2] and found[2][0] == "done" and found[2][2] == 1
+
+
+def test_an_agent_that_never_makes_a_patch_is_not_asked_for_ever(ran: Lab) -> None:
+    """The run in `ran` has used seven replies of its recording."""
+    answers = recording(ran.root / ".git" / "replies.jsonl", *[FAILED] * 60)
+    done = ran("run", "--program", "programs/quick.md", "--experiments", 50, "--agent", answers)
+    assert done.code == 1
+    assert "the last 5 proposals had no patch that applies" in done.err and done.err.count("\n") == 1
+    assert [status for _, status, _ in measured(ran).values()][5:] == ["failed"] * 5
+    assert ran("status", "--json").json["state"] == "interrupted"

@@ -1,5 +1,6 @@
 """Begin a run, or take up one that exists: all that must agree before its first step."""
 
+import importlib.metadata
 import secrets
 import time
 from dataclasses import replace
@@ -8,7 +9,7 @@ from autoresearch.errors import CorpusError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Engine
 from autoresearch.program import parse
-from autoresearch.records import Metric, Program
+from autoresearch.records import Measurement, Metric, Program
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
 from autoresearch.workspace import Workspace, check_tag
@@ -72,14 +73,23 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
         ledger.restart(again)
         return again
     _check(old, new)
-    measured = [m.harness for m in baseline.measurements if m.harness]
-    if measured and measured[-1] != engine.fingerprint:
-        raise Misuse(f"the code that scores has changed since run {old.tag} began.", _another(old.tag))
+    _check_measured(old.tag, baseline.deciding, engine)
     workspace.check_free(old.tag)
     if workspace.branch(old.tag) is None:
         tip = ledger.tip(old.tag)
         workspace.start(old.tag, tip.commit if tip and tip.commit else old.base)
-    return old
+    return ledger.amend(old, new.program_text, new.program_digest)
+
+
+def _check_measured(tag: str, baseline: Measurement | None, engine: Engine) -> None:
+    """Whether what measures is still what measured the baseline."""
+    if baseline is None:
+        return
+    if baseline.harness not in (None, engine.fingerprint):
+        raise Misuse(f"the code that scores has changed since run {tag} began.", _another(tag))
+    torch = importlib.metadata.version("torch").partition("+")[0]
+    if baseline.torch_version and baseline.torch_version.partition("+")[0] != torch:
+        raise Misuse(f"run {tag} was measured with torch {baseline.torch_version}, and this is {torch}.", _another(tag))
 
 
 def _check(old: Run, new: Run) -> None:

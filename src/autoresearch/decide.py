@@ -18,6 +18,8 @@ def decide(settings: Settings, metric: Metric, tip: Experiment | None, measureme
         return Verdict(status, measurement.reason or "no score")
     if tip is None or tip.value is None:
         return Verdict("kept", "the baseline")
+    if tip.deciding and tip.deciding.conditions != measurement.conditions:
+        return Verdict("discarded", "not compared: device, torch, corpus or scoring code are not those of the tip")
     gain = metric.gain(tip.value, measurement.value)
     limit = settings.memory_limit
     over = limit is not None and (measurement.peak_memory or 0) > limit

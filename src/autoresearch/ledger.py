@@ -140,6 +140,12 @@ class Ledger:
                 (run.tag,),
             )
 
+    def amend(self, run: Run, text: str, digest: str) -> Run:
+        """Take up a program that was edited, in what may change while a run rests."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET program_text = ?, program_digest = ? WHERE tag = ?", (text, digest, run.tag))
+        return replace(run, program_text=text, program_digest=digest)
+
     def enter(self, tag: str, agent: str) -> int:
         """A process begins to work on a run: the id of its session."""
         with self._write() as db:
@@ -182,7 +188,7 @@ class Ledger:
         with self._write() as db:
             return self._advance(db, experiment, stage, **changes)
 
-    def propose(self, experiment: Experiment, proposal: Proposal) -> Experiment:
+    def propose(self, experiment: Experiment, proposal: Proposal, agent: str = "") -> Experiment:
         """Record a proposal whole, with the text of its patch until it is in git."""
         with self._write() as db:
             db.execute(
@@ -192,6 +198,7 @@ class Ledger:
             return self._advance(
                 db, experiment, "proposed", title=proposal.title, family=proposal.family, expect=proposal.expect,
                 hypothesis=proposal.hypothesis, replies=proposal.replies, reason=proposal.failure,
+                agent=agent,
             )  # fmt: skip
 
     def measured(self, experiment: Experiment, id: int, measurement: Measurement) -> Experiment:
@@ -199,10 +206,10 @@ class Ledger:
         with self._write() as db:
             self._finish(db, id, measurement)
             done = self._advance(db, experiment, "measured", value=measurement.value)
-        return replace(done, measurements=(*experiment.measurements, measurement))
+        return replace(done, measurements=(measurement,))
 
     def _advance(self, db: sqlite3.Connection, experiment: Experiment, stage: Stage, **changes: Any) -> Experiment:
-        columns: dict[str, Any] = {"stage": stage}
+        columns: dict[str, Any] = {"stage": stage} | ({"patch": None} if stage == "done" else {})
         for name, value in changes.items():
             columns["commit_id" if name == "commit" else name] = json.dumps(value) if name == "knobs" else value
         done = db.execute(
@@ -222,7 +229,7 @@ class Ledger:
         return replace(experiment, stage=stage, **changes)
 
     def patch(self, experiment: Experiment) -> dict[str, str] | None:
-        """The files of a proposal, or None if it has no patch."""
+        """The files of a proposal; None if it has no patch, or is done with."""
         query = "SELECT patch FROM experiments WHERE tag = ? AND number = ?"
         row = self._first(query, experiment.tag, experiment.number)
         return json.loads(row["patch"]) if row and row["patch"] else None
@@ -261,11 +268,12 @@ class Ledger:
         self, experiment: Experiment, purpose: Purpose, seed: int, changes: Mapping[str, Any] | None = None
     ) -> int:
         """Record that a measurement is about to run: its id. One that was begun with this seed and cut short is it."""
+        noted = json.dumps(changes) if changes else None
         with self._write() as db:
             row = db.execute(
                 "SELECT id FROM measurements"
-                " WHERE tag = ? AND number = ? AND seed = ? AND purpose = ? AND ended IS NULL",
-                (experiment.tag, experiment.number, seed, purpose),
+                " WHERE tag = ? AND number = ? AND seed = ? AND purpose = ? AND changes IS ? AND ended IS NULL",
+                (experiment.tag, experiment.number, seed, purpose, noted),
             ).fetchone()
             if row:
                 db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
@@ -277,7 +285,7 @@ class Ledger:
                     experiment.number,
                     purpose,
                     seed,
-                    json.dumps(changes) if changes else None,
+                    noted,
                     time.time(),
                 ),
             )
@@ -303,14 +311,17 @@ class Ledger:
         return [recorded_of(row) for row in rows]
 
     def _measured(self, tag: str, number: int) -> tuple[Measurement, ...]:
-        return tuple(r.measurement for r in self.recorded(tag, number) if r.purpose != "transfer")
+        """The one that decides, which is the last that was to, and the replays."""
+        recorded = self.recorded(tag, number)
+        deciding = [r.measurement for r in recorded if r.purpose == "first"][-1:]
+        return (*deciding, *(r.measurement for r in recorded if r.purpose == "replay"))
 
-    def repeats(self, tag: str) -> list[list[float]]:
-        """Values of experiments measured more than once on one device by one harness."""
+    def repeats(self, tag: str, without: int | None = None) -> list[list[float]]:
+        """Values of experiments measured more than once under the same conditions; `without` leaves one out."""
         groups: dict[tuple[object, ...], list[float]] = {}
         for record in self.recorded(tag):
             m = record.measurement
-            if m.value is not None and record.purpose != "transfer":
+            if m.value is not None and record.purpose != "transfer" and record.number != without:
                 groups.setdefault((record.number, m.conditions), []).append(m.value)
         return [values for values in groups.values() if len(values) > 1]
 

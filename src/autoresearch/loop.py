@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from autoresearch import decide, knobs, trial
-from autoresearch.errors import DeadlinePassed, EngineError, Misuse, UserError
+from autoresearch.errors import AgentError, DeadlinePassed, EngineError, Misuse, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import (
     Brief,
@@ -28,6 +28,8 @@ from autoresearch.records import (
 from autoresearch.schema import Run
 from autoresearch.units import format_duration
 from autoresearch.workspace import Workspace
+
+FAILURES = 5  # proposals in a row without a patch, after which an agent is not asked again
 
 
 class Agent(Protocol):
@@ -93,14 +95,22 @@ class Loop:
     def once(self) -> Experiment:
         """Finish what is unfinished, the baseline too, and then run one proposal, which it returns."""
         waiting = self.ledger.open_experiment(self.run.tag)
-        proposing = waiting.stage == "proposing" and waiting.number > 1
-        number = waiting.number if proposing else max(2, waiting.number + 1)
+        ours = waiting.number > 1 and (waiting.stage == "proposing" or self._is_the_same(waiting))
+        number = waiting.number if ours else max(2, waiting.number + 1)
         self.until(Limits(experiments=number))
         tried = self.ledger.experiment(self.run.tag, number)
         assert tried
         return tried
 
+    def _is_the_same(self, waiting: Experiment) -> bool:
+        """Whether an unfinished experiment is the very proposal at hand, interrupted."""
+        if waiting.agent != self.agent.name:
+            return False
+        proposal = self.agent.propose(self._brief(waiting))
+        return proposal.patch is not None and self.ledger.patch(waiting) == dict(proposal.patch.files)
+
     def _until(self, limits: Limits) -> str:
+        failed = 0
         while True:
             experiment = self.ledger.unfinished(self.run.tag)
             if why := self._spent(limits) or self._too_late(experiment, limits):
@@ -117,6 +127,12 @@ class Loop:
             self.watcher.stage(experiment)
             if experiment.number == 1 and experiment.status != "kept":
                 raise EngineError(f"the baseline {experiment.status}: {experiment.reason}.", self._mend(experiment))
+            failed = failed + 1 if experiment.status == "failed" else 0
+            if failed == FAILURES:
+                raise AgentError(
+                    f"the last {FAILURES} proposals had no patch that applies: {experiment.reason}.",
+                    f"Read its replies in {self.ledger.folder_of(self.run.tag, experiment.number)}.",
+                )
 
     def _step(self, experiment: Experiment, limits: Limits) -> Experiment:
         match experiment.stage:
@@ -137,19 +153,8 @@ class Loop:
         """Ask the agent, who sees the files at the tip and what the ledger remembers."""
         if experiment.number == 1:
             return self.ledger.propose(experiment, self._baseline())
-        proposal = self.agent.propose(
-            Brief(
-                program=self.program,
-                metric=self.run.metric,
-                files={path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit},
-                history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
-                number=experiment.number,
-                tag=self.run.tag,
-                hardware=self.engine.hardware,
-                seed=self._seed(experiment.number, 0),
-            )
-        )
-        return self.ledger.propose(experiment, proposal)
+        proposal = self.agent.propose(self._brief(experiment))
+        return self.ledger.propose(experiment, proposal, self.agent.name)
 
     def commit(self, experiment: Experiment) -> Experiment:
         """Put the patch into git: a commit on the tip, held by the attempt's ref. Without a patch it has failed."""
@@ -198,8 +203,8 @@ class Loop:
 
     def decide(self, experiment: Experiment) -> Experiment:
         """Keep it or not, and why."""
-        recorded = self.ledger.recorded(self.run.tag, experiment.number)
-        measurement = [r.measurement for r in recorded if r.purpose == "first"][-1]
+        measurement = experiment.deciding
+        assert measurement
         tip = self.ledger.tip(self.run.tag)
         verdict = decide.decide(self.program.settings, self.run.metric, tip, measurement, experiment.lines or 0)
         standing = "provisional" if verdict.status == "kept" and tip is not None else None
@@ -238,8 +243,8 @@ class Loop:
 
     def _expected(self) -> float:
         """Seconds that one more training and scoring will take: the longest of the last five, or a guess."""
-        recorded = self.ledger.recorded(self.run.tag)[-5:]
-        totals = [r.measurement.seconds.get("total", 0.0) for r in recorded if r.measurement.outcome == "scored"]
+        deciding = [m for e in self.ledger.experiments(self.run.tag) if (m := e.deciding) and m.outcome == "scored"]
+        totals = [m.seconds.get("total", 0.0) for m in deciding[-5:]]
         return max(totals, default=self.program.settings.budget * 1.1 + 10)
 
     # ------------------------------------------------------------------------------------------ helpers
@@ -247,6 +252,18 @@ class Loop:
     def _tip(self) -> str:
         tip = self.ledger.tip(self.run.tag)
         return tip.commit if tip and tip.commit else self.run.base
+
+    def _brief(self, experiment: Experiment) -> Brief:
+        return Brief(
+            program=self.program,
+            metric=self.run.metric,
+            files={path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit},
+            history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
+            number=experiment.number,
+            tag=self.run.tag,
+            hardware=self.engine.hardware,
+            seed=self._seed(experiment.number, 0),
+        )
 
     def _baseline(self) -> Proposal:
         """The file as it is, but for the constants that the program gives."""

@@ -286,8 +286,8 @@ class Measurement:
 
     @property
     def conditions(self) -> tuple[str | None, ...]:
-        """Values are compared only where these are the same: the device, the corpus, the code that measured."""
-        return (self.device_uuid or self.device_name, self.corpus, self.harness)
+        """Values are compared only where these are the same: the device's kind, torch, the corpus, the scoring code."""
+        return (self.device_name, self.torch_version, self.corpus, self.harness)
 
 
 # ---------------------------------------------------------------------------------------------- the verdict
@@ -315,6 +315,7 @@ class Experiment:
     hypothesis: str = ""
     expect: float | None = None
     replies: int = 1
+    agent: str = ""  # who proposed it; nobody the baseline
     commit: str | None = None
     parent: str | None = None  # the tip it was built on
     lines: int | None = None  # of the edited files together
@@ -323,7 +324,12 @@ class Experiment:
     reason: str | None = None
     created: float = 0.0  # seconds since the epoch
     ended: float | None = None
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[Measurement, ...] = ()  # the one that decides first, then replays
+
+    @property
+    def deciding(self) -> Measurement | None:
+        """The measurement that the verdict rests on."""
+        return self.measurements[0] if self.measurements else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,15 @@ from autoresearch.workspace import Workspace
 def find(name: str, tag: str | None, workspace: Workspace, ledger: Ledger) -> Experiment:
     """The experiment meant by its number (of run `tag`, or of the run worked on last) or by a commit."""
     number = name.removeprefix("#")
-    if number.isdigit() and len(number) < 4:
+    if number.isascii() and number.isdigit() and len(number) < 10:
         runs = [run.tag for run in ledger.runs()]
         if tag is None and not runs:
             raise Misuse("no run has been started in this repository.", "Start one with `autoresearch run`.")
         chosen = tag or runs[0]
         if experiment := ledger.experiment(chosen, int(number)):
             return experiment
-        raise Misuse(f"run {chosen} has no experiment {number}.", "`autoresearch log` lists them.")
+        if len(number) < 4 or name != number:  # too short for a commit, or said to be none
+            raise Misuse(f"run {chosen} has no experiment {number}.", "`autoresearch log` lists them.")
     commit = workspace.resolve(name)
     found = ledger.find_commit(commit, tag)
     if found is None:
@@ -109,9 +110,11 @@ class Replayer:
         noted: Mapping[str, knobs.Value],
         measurements: tuple[Measurement, ...],
     ) -> Replay:
-        spread = decide.spread(program.settings.sigma, self.ledger.repeats(self.run.tag))
-        then = [m.conditions for m in experiment.measurements[:1]]
-        values = [m.value for m in measurements if m.value is not None and m.conditions in then]
+        # The recorded value is what is tested, so it has no part in the spread that it is tested against.
+        then = experiment.deciding.conditions if experiment.deciding else None
+        values = [m.value for m in measurements if m.value is not None and m.conditions == then]
+        others = self.ledger.repeats(self.run.tag, without=experiment.number)
+        spread = decide.spread(program.settings.sigma, [*others, *([values] if values else [])])
         agreement = None
         if experiment.value is not None and values and not noted:
             agreement = decide.agreement(experiment.value, values, spread)

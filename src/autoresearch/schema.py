@@ -26,7 +26,8 @@ MIGRATIONS: dict[int, str] = {
     CREATE TABLE experiments (
         tag TEXT NOT NULL REFERENCES runs, number INTEGER NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL,
         standing TEXT, title TEXT NOT NULL DEFAULT '', family TEXT NOT NULL DEFAULT 'other',
-        hypothesis TEXT NOT NULL DEFAULT '', expect REAL, replies INTEGER NOT NULL DEFAULT 1, commit_id TEXT,
+        hypothesis TEXT NOT NULL DEFAULT '', expect REAL, replies INTEGER NOT NULL DEFAULT 1,
+        agent TEXT NOT NULL DEFAULT '', commit_id TEXT,
         parent TEXT, lines INTEGER, knobs TEXT NOT NULL DEFAULT '{}', patch TEXT, value REAL, reason TEXT,
         created REAL NOT NULL, ended REAL, PRIMARY KEY (tag, number)
     );

@@ -51,7 +51,7 @@ def crash(last: Experiment) -> str | None:
     """The end of the traceback of an experiment that crashed; None for any other."""
     if last.status != "crashed":
         return None
-    failed = next((m for m in reversed(last.measurements) if m.outcome == "crashed"), None)
+    failed = last.deciding
     lines = [f"title: {clean(last.title, 120)}", f"hypothesis: {clean(last.hypothesis, 400)}"]
     lines.append(f"reason: {clean(last.reason or '', 300)}")
     if failed and failed.phase:
@@ -112,8 +112,8 @@ def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
 
 def _cost(experiment: Experiment) -> str:
     """What the first training took and reached: it tells a bad idea from a slow one, and from a busy machine."""
-    first = next((m for m in experiment.measurements if m.steps), None)
-    if first is None:
+    first = experiment.deciding
+    if first is None or first.steps is None:
         return ""
     parts = [f"{first.steps} steps"]
     if first.tokens:

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import Any, Literal, get_args
 
 from autoresearch.decide import spread
@@ -21,7 +20,7 @@ class Baseline:
 
     value: float
     sigma: float
-    n: int  # measurements behind the value
+    n: int  # measurements of it; the value is that of the first, which decides
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
     """`alive`: whether a process holds the run's lock now."""
     experiments = ledger.experiments(run.tag)
     sessions = ledger.sessions(run.tag)
-    tip, last = ledger.tip(run.tag), experiments[-1] if experiments else None
+    last = experiments[-1] if experiments else None
     return Report(
         schema=1,
         tag=run.tag,
@@ -85,11 +84,23 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
         elapsed_s=round(_elapsed(sessions, alive, 0.0), 3),
         experiments=_counts(experiments),
         baseline=_baseline(ledger, run, experiments),
-        best=Best(tip.number, tip.commit, tip.value, tip.standing) if tip and tip.commit and tip.value else None,
+        best=_best(ledger.tip(run.tag)),
         gpu_busy=_busy(experiments, sessions, alive),
         cost={"llm_usd": ledger.usage(run.tag).usd, "gpu_usd": None},
         last=Last(last.number, last.status, last.title, last.value) if last else None,
     )
+
+
+def _best(tip: Experiment | None) -> Best | None:
+    if tip is None or tip.commit is None or tip.value is None:
+        return None
+    return Best(tip.number, tip.commit, tip.value, tip.standing)
+
+
+def stopped(ledger: Ledger, run: Run) -> str | None:
+    """Why the run stopped, in words; None while it goes, or if it was killed."""
+    sessions = ledger.sessions(run.tag)
+    return sessions[-1].why if sessions else None
 
 
 def _state(sessions: list[Session], alive: bool) -> State:
@@ -117,11 +128,11 @@ def _counts(experiments: list[Experiment]) -> dict[str, int]:
 
 
 def _baseline(ledger: Ledger, run: Run, experiments: list[Experiment]) -> Baseline | None:
-    values = [m.value for e in experiments[:1] for m in e.measurements if m.value is not None]
-    if not values:
+    if not experiments or experiments[0].value is None:
         return None
+    values = [m.value for m in experiments[0].measurements if m.value is not None]
     prior = parse(run.program, run.program_text).settings.sigma
-    return Baseline(fmean(values), spread(prior, ledger.repeats(run.tag)).sigma, len(values))
+    return Baseline(experiments[0].value, spread(prior, ledger.repeats(run.tag)).sigma, len(values))
 
 
 def _busy(experiments: list[Experiment], sessions: list[Session], alive: bool) -> float | None:
@@ -129,5 +140,5 @@ def _busy(experiments: list[Experiment], sessions: list[Session], alive: bool) -
     if len(experiments) < 2 or experiments[0].ended is None:
         return None
     wall = _elapsed(sessions, alive, experiments[0].ended)
-    busy = sum(m.seconds.get(phase, 0.0) for e in experiments[1:] for m in e.measurements for phase in BUSY)
+    busy = sum(m.seconds.get(phase, 0.0) for e in experiments[1:] if (m := e.deciding) for phase in BUSY)
     return round(min(1.0, busy / wall), 4) if wall > 0 else None

@@ -71,7 +71,7 @@ def tsv(experiments: Iterable[Experiment]) -> str:
     """The columns that notebooks for results.tsv read; a missing number is empty, never 0."""
     rows = ["commit\tval_bpb\tmemory_gb\tstatus\tdescription"]
     for e in experiments:
-        memory = e.measurements[-1].peak_memory if e.measurements else None
+        memory = e.deciding.peak_memory if e.deciding else None
         status = {"kept": "keep", "discarded": "discard", "crashed": "crash"}.get(e.status, e.status)
         rows.append(
             f"{(e.commit or '')[:7]}\t{'' if e.value is None else format(e.value, '.6f')}\t"
@@ -106,7 +106,7 @@ def replay_as_dict(replay: Replay) -> dict[str, Any]:
 def replay_table(replay: Replay, metric: Metric) -> RenderableType:
     """Recorded and new values side by side, and whether chance explains their difference."""
     experiment = replay.experiment
-    recorded = experiment.measurements[0] if experiment.measurements else None
+    recorded = experiment.deciding
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "seed", metric.name, "steps", "memory", "time"):
         table.add_column(name, justify="left" if not name else "right")

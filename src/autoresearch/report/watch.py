@@ -68,7 +68,7 @@ class ConsoleWatcher:
     def _verdict(self, experiment: Experiment) -> None:
         word = status_word(f"{experiment.status:<11}")
         word.style = status_word(experiment.status).style
-        seconds = experiment.measurements[-1].seconds.get("total") if experiment.measurements else None
+        seconds = experiment.deciding.seconds.get("total") if experiment.deciding else None
         reason = first_line(experiment.reason or "")
         self._console.print(
             Text.assemble(
