@@ -42,6 +42,10 @@ class AgentError(UserError):
     """The agent cannot propose at all (its command is missing, its recording has ended, its key is wrong)."""
 
 
+class ModelUnavailable(AgentError):
+    """The model gave no reply this time, and may the next: asked again before the run ends over it."""
+
+
 class EngineError(UserError):
     """The machine, and not the patch, kept an experiment from running."""
 

@@ -4,7 +4,7 @@ import pytest
 
 from autoresearch.agent.llm import LLMAgent
 from autoresearch.agent.models import Completion
-from autoresearch.errors import AgentError
+from autoresearch.errors import AgentError, ModelUnavailable
 from autoresearch.records import Usage
 from tests.agent.briefs import PATH, SOURCE, brief
 
@@ -94,6 +94,38 @@ def test_what_a_failing_call_cost_is_recorded_up_to_it():
     with pytest.raises(AgentError, match="The model is gone"):
         LLMAgent(model, exchanges.append).propose(brief())
     assert [exchange.reply for exchange in exchanges] == [BAD]
+
+
+def test_a_call_that_fails_is_made_again_after_longer_and_longer_waits():
+    gone, waits, exchanges = ModelUnavailable("Overloaded."), [], []
+    model = Script(gone, gone, gone, BAD, gone, GOOD)
+    proposal = LLMAgent(model, exchanges.append, waits.append).propose(brief())
+    assert proposal.patch is not None and proposal.replies == 2
+    assert waits == [1, 5, 25, 1]
+    assert [exchange.reply for exchange in exchanges] == [BAD, GOOD]
+    assert model.asked[0] == model.asked[3] != model.asked[4]
+
+
+def test_a_call_that_keeps_failing_ends_with_its_last_words():
+    waits, model = [], Script(*[ModelUnavailable(f"Overloaded, {n}.") for n in range(9)])
+    with pytest.raises(AgentError, match="Overloaded, 3"):
+        LLMAgent(model, lambda exchange: None, waits.append).propose(brief())
+    assert len(model.asked) == 4 and len(waits) == 3
+
+
+def test_what_cannot_get_better_is_not_tried_again():
+    waits, model = [], Script(AgentError("The recording has ended."), GOOD)
+    with pytest.raises(AgentError, match="has ended"):
+        LLMAgent(model, lambda exchange: None, waits.append).propose(brief())
+    assert len(model.asked) == 1 and waits == []
+
+
+def test_a_call_that_took_very_long_to_fail_is_not_made_again(monkeypatch):
+    monkeypatch.setattr("autoresearch.agent.llm.PATIENCE", -1.0)
+    model = Script(*[ModelUnavailable("It hangs.")] * 9)
+    with pytest.raises(AgentError, match="It hangs"):
+        LLMAgent(model, lambda exchange: None, lambda seconds: None).propose(brief())
+    assert len(model.asked) == 1
 
 
 def test_a_record_that_fails_stops_before_the_reply_is_used():

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from autoresearch.agent.models import CommandModel, ReplayModel, as_document
-from autoresearch.errors import AgentError
+from autoresearch.errors import AgentError, ModelUnavailable
 from autoresearch.records import Message
 
 MESSAGES = (Message("system", "Rules.\n"), Message("user", "Propose: größer"))
@@ -75,7 +75,7 @@ class TestCommand:
         model = command(
             tmp_path, r"import sys; print('x' * 9000 + '\n\x1b[31mno credit left', file=sys.stderr); sys.exit(3)"
         )
-        with pytest.raises(AgentError) as error:
+        with pytest.raises(ModelUnavailable) as error:
             model.complete(MESSAGES)
         assert "exit code 3" in str(error.value) and 'no credit left"' in str(error.value)
         assert str(error.value).isprintable() and len(str(error.value)) < 700
@@ -84,6 +84,7 @@ class TestCommand:
     def test_a_missing_command_has_a_remedy(self, spec):
         with pytest.raises(AgentError) as error:
             CommandModel(spec, {"PATH": "/usr/bin"})
+        assert not isinstance(error.value, ModelUnavailable)
         assert spec.split()[0] in error.value.message and "PATH" in error.value.remedy
 
     @pytest.mark.parametrize("spec", ["", "  ", "agent 'unclosed"])
@@ -103,7 +104,7 @@ class TestCommand:
             """,
             limit=2.0,
         )
-        with pytest.raises(AgentError, match=r"did not finish within 2\.0s"):
+        with pytest.raises(ModelUnavailable, match=r"did not finish within 2\.0s"):
             model.complete(MESSAGES)
         assert gone(wait_for(tmp_path / "pid"))
 

@@ -5,21 +5,27 @@ from collections.abc import Callable, Mapping
 
 from autoresearch import knobs
 from autoresearch.agent import prompt
-from autoresearch.agent.models import ChatModel
+from autoresearch.agent.models import ChatModel, Completion
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import Header, PatchError, read_edits, read_header
+from autoresearch.errors import ModelUnavailable
 from autoresearch.records import Brief, Exchange, Message, Patch, Proposal
 
 REPAIRS = 2  # times a failed edit goes back with the reason; then the whole file is asked for, once
+WAITS = (1.0, 5.0, 25.0)  # seconds before a call that failed is made again: a night outlives a hiccup
+PATIENCE = 3600.0  # seconds after which no call is made again: a command that hangs does so for long
 
 
 class LLMAgent:
     """Proposes what a `ChatModel` writes. Every call is recorded, and so charged, before its reply is read."""
 
-    def __init__(self, model: ChatModel, record: Callable[[Exchange], None]) -> None:
+    def __init__(
+        self, model: ChatModel, record: Callable[[Exchange], None], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.name = model.name
         self._model = model
         self._record = record
+        self._sleep = sleep
 
     def propose(self, brief: Brief) -> Proposal:
         """One proposal, with a patch that applies and compiles, or with `failure` set. AgentError from the model."""
@@ -42,10 +48,22 @@ class LLMAgent:
 
     def _ask(self, messages: tuple[Message, ...]) -> str:
         start = time.monotonic()
-        completion = self._model.complete(messages)
+        completion = self._complete(messages)
         seconds = time.monotonic() - start
         self._record(Exchange(self._model.name, messages, completion.text, completion.usage, seconds))
         return completion.text
+
+    def _complete(self, messages: tuple[Message, ...]) -> Completion:
+        """The model's answer, asked for again after each wait if there is none; the last failure is raised."""
+        start = time.monotonic()
+        for wait in WAITS:
+            try:
+                return self._model.complete(messages)
+            except ModelUnavailable:
+                if time.monotonic() - start > PATIENCE:
+                    raise
+            self._sleep(wait)
+        return self._model.complete(messages)
 
 
 def _merged(new: Header, old: Header) -> Header:

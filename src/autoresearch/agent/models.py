@@ -13,7 +13,7 @@ from typing import Protocol
 
 from autoresearch.agent import process
 from autoresearch.agent.reply import MAX_REPLY, clean
-from autoresearch.errors import AgentError
+from autoresearch.errors import AgentError, ModelUnavailable
 from autoresearch.records import Message, Usage
 from autoresearch.units import format_duration
 
@@ -34,7 +34,7 @@ class ChatModel(Protocol):
     name: str
 
     def complete(self, messages: Sequence[Message]) -> Completion:
-        """The model's reply. AgentError if there is none to be had: that ends the run."""
+        """The model's reply. ModelUnavailable if asking again may help; another AgentError ends the run."""
         ...
 
 
@@ -61,7 +61,7 @@ class CommandModel:
         self._limit = limit
 
     def complete(self, messages: Sequence[Message]) -> Completion:
-        """Run the command on the prompt. AgentError if it cannot start, fails, or takes too long."""
+        """Run the command on the prompt. AgentError if it cannot start; ModelUnavailable if it then gives no reply."""
         try:
             ended = process.run(self._command, as_document(messages), self._environ, self._limit, 4 * MAX_REPLY)
         except OSError as error:
@@ -79,7 +79,9 @@ class CommandModel:
             what = f"ended with exit code {ended.code}"
         tail = clean(ended.errors[-400:], 400)
         said = f'; its last words: "{tail}"' if tail else ""
-        raise AgentError(f"The agent's command {self._command[0]!r} {what}{said}.", "Once mended, the run resumes.")
+        raise ModelUnavailable(
+            f"The agent's command {self._command[0]!r} {what}{said}.", "Once mended, the run resumes."
+        )
 
 
 class ReplayModel:
