@@ -68,3 +68,39 @@ def test_device_is_found_or_its_lack_is_said(monkeypatch):
     monkeypatch.setattr(device.shutil, "which", lambda _: None)
     with pytest.raises(EngineError, match="No NVIDIA GPU"):
         device.resolve_device("cuda")
+
+
+SMI = """#!/bin/sh
+echo "GPU-aaaa1111-0, NVIDIA A100-SXM4-80GB, 81920"
+echo "GPU-aaaa2222-0, NVIDIA H200, 143771"
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, ["A100", "H200"]),
+        ("1", ["H200"]),
+        ("1,0", ["H200", "A100"]),
+        ("GPU-aaaa2", ["H200"]),
+        ("GPU-aaaa2222-0, 0", ["H200", "A100"]),
+        ("GPU-aaaa", []),  # it could be either
+        ("0,7,1", ["A100"]),  # as CUDA does: nothing after what names none
+        ("", []),
+        ("-1", []),
+        ("MIG-aaaa", ["A100"]),
+        ("MIG-GPU-aaaa2222-0/1/0", ["H200"]),
+    ],
+)
+def test_gpus_are_those_that_the_environment_leaves_visible(visible, seen, tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [gpu.name.split("A ")[1].removesuffix("-SXM4-80GB") for gpu in device.visible_gpus(environ)] == seen
+    assert device.resolve_device("auto", environ) == ("cuda" if seen else "cpu")
+    if seen:
+        assert device.describe_hardware("cuda", environ).startswith(f"NVIDIA {seen[0]}")
+    else:
+        with pytest.raises(EngineError, match=r"CUDA_VISIBLE_DEVICES=.* hides them all"):
+            device.resolve_device("cuda", environ)

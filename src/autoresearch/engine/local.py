@@ -61,8 +61,8 @@ class LocalEngine:
         grace: float | None = None,
         score_limit: float | None = None,
     ) -> None:
-        self.device = resolve_device(device)
-        self.hardware = describe_hardware(self.device)
+        self.device = resolve_device(device, environ)
+        self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
         self._scratch = scratch / label
         self._caches = scratch / "caches"
