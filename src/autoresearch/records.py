@@ -280,6 +280,7 @@ class Measurement:
     device_name: str | None = None
     device_uuid: str | None = None
     torch_version: str | None = None
+    start_hash: str | None = None  # of the weights when the clock started
     corpus: str | None = None  # fingerprint
     harness: str | None = None  # fingerprint of the code that measured
     curve: tuple[Point, ...] = ()  # thinned

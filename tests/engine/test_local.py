@@ -44,6 +44,7 @@ def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
     assert measurement.peak_memory > 10**8
     assert (measurement.corpus, measurement.harness) == ("fingerprint", engine.fingerprint)
     assert measurement.device_name and measurement.torch_version
+    assert len(measurement.start_hash) == 64
     phases = ["import", "build", "warmup", "train", "save", "open", "sealed"]
     assert list(measurement.seconds) == [*phases, "total"]
     assert 0.6 < sum(measurement.seconds[phase] for phase in phases) / measurement.seconds["total"] <= 1.0
@@ -57,6 +58,7 @@ def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
 
     again = engine.measure(trial())  # the same seed: the same numbers, to the last bit
     assert (again.value, again.loss) == (measurement.value, measurement.loss)
+    assert again.start_hash == measurement.start_hash
 
 
 BROKEN = {

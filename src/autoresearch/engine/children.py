@@ -25,7 +25,7 @@ from autoresearch.errors import EngineError
 MARKER = "AUTORESEARCH_CHILD"
 
 _PATIENCE = 15.0  # seconds for a supervisor to end what is below it
-_LEDGER = "children.json"
+_PROCESSES = "children.json"
 _PASSED_ON = (
     "PATH",
     "USER",

@@ -293,6 +293,7 @@ class _Measuring:
             device_name=trained.device_name,
             device_uuid=trained.device_uuid,
             torch_version=trained.torch_version,
+            start_hash=trained.start_hash or None,
         )
 
     def _with_score(self, base: Measurement, score: ScoreResult) -> Measurement:
