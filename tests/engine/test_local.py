@@ -201,5 +201,6 @@ def test_a_forged_result_is_none(engine, trial):
 
 def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):
     (tmp_path / "scratch").write_text("in the way")
-    with pytest.raises(EngineError, match="cannot be written"):
+    with pytest.raises(EngineError, match="cannot be written") as caught:
         engine().measure(trial())
+    assert "AUTORESEARCH_CACHE" in caught.value.remedy

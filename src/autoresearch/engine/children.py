@@ -118,7 +118,8 @@ def home_for(scratch: Path) -> Iterator[Path]:
         home = _unused(scratch)
     except OSError as error:
         raise EngineError(
-            f"{scratch} cannot be written: {error.strerror}.", "Free some space, or name another."
+            f"{scratch} cannot be written: {error.strerror}.",
+            "Free some space, or set AUTORESEARCH_CACHE to a folder on another disk.",
         ) from error
     try:
         _record(home)
@@ -196,14 +197,14 @@ def _record(home: Path, *pids: int) -> None:
     """Write down who is at work here: the owner first, then the children."""
     known = _read(home) or _Record(boot=_boot_id(), processes=(_identity(os.getpid()),))
     known = known.model_copy(update={"processes": (*known.processes, *map(_identity, pids))})
-    partial = home / f"{_LEDGER}.partial"
+    partial = home / f"{_PROCESSES}.partial"
     partial.write_text(known.model_dump_json())
-    partial.replace(home / _LEDGER)
+    partial.replace(home / _PROCESSES)
 
 
 def _read(home: Path) -> _Record | None:
     try:
-        return _Record.model_validate_json((home / _LEDGER).read_bytes())
+        return _Record.model_validate_json((home / _PROCESSES).read_bytes())
     except (OSError, ValueError):
         return None
 
