@@ -87,6 +87,11 @@ def without_build_model(lab: Lab) -> None:
     lab.git("commit", "--quiet", "--all", "--message", "no build_model")
 
 
+def folder_named_stdlib(lab: Lab) -> None:
+    (lab.root / "stdlib").mkdir()
+    (lab.root / "stdlib" / "a.txt").write_text("not the standard library")
+
+
 def another_corpus(lab: Lab) -> None:
     folder = lab.root.parent / "other"
     folder.mkdir()
@@ -156,6 +161,8 @@ MISTAKES = [
     Case("tag above", (*RUN, "-t", "../x"), 2, (r"cannot be a tag", r"letters")),
     # --- the corpus
     Case("unprepared", (*RUN, "--corpus", "programs"), 1, (r"programs is not prepared", r"autoresearch prepare")),
+    Case("like a folder", (*RUN, "--corpus", "stdlib"), 1, (r"corpus stdlib is not", r"prepare --corpus stdlib`"),
+         folder_named_stdlib),
     Case("no corpus", (*RUN, "--corpus", "nowhere"), 1, (r"neither a known name nor a folder", r"stdlib")),
     Case("no such corpus", ("prepare", *QUICK, "--corpus", "nowhere"), 1, (r"neither a known name", r"stdlib")),
     # --- the file to train

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from autoresearch import campaign, program, workspace
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import make_agent
-from autoresearch.corpus import prepare, store
+from autoresearch.corpus import prepare, sources, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
@@ -91,10 +91,11 @@ class Lab:
         given: Callable[[Mapping[str, str]], Proposal] | None = None,
     ) -> Loop:
         """The loop of a run, begun or taken up. `given` proposes in the agent's place, from the files at the tip."""
-        spec = spell(corpus_spec or program.settings.corpus)
+        named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device)
-        prepared = store.open(spec, self.cache)
+        prepared = store.open(named, self.cache)
         chosen = GivenAgent(given) if given else make_agent(agent, self._recorder(tag), self.environ)
+        spec = sources.canonical(named)
         new = campaign.plan(tag, program, text, spec, prepared.fingerprint, chosen.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)
         engine.reap()
@@ -134,12 +135,6 @@ def open_lab(folder: Path, cache: Path, environ: Mapping[str, str], create: bool
     """The lab around a folder. WorkspaceError if it is none; LedgerError if nothing was ever run and not `create`."""
     space = Workspace(folder)
     return Lab(space, Ledger(space.state, create=create), cache, environ)
-
-
-def spell(spec: str) -> str:
-    """A corpus as the ledger keeps it: a folder by its absolute path, since commands run from anywhere."""
-    path = Path(spec).expanduser()
-    return str(path.resolve()) if path.is_dir() else spec
 
 
 def create(folder: Path) -> None:

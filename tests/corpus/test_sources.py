@@ -24,6 +24,20 @@ def test_the_standard_library_is_text_of_the_running_python() -> None:
     assert source.name == "stdlib"
 
 
+def test_a_source_has_one_spelling_wherever_it_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdlib", "words"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sources.canonical("stdlib") == "stdlib" == sources.find("stdlib").spec
+    assert sources.find("stdlib").name == "stdlib" and len(sources.find("stdlib").files) > 100
+    assert sources.canonical("./stdlib") == str(tmp_path / "stdlib")
+    assert [path.read_text() for path in sources.find("./stdlib").files] == ["stdlib"]
+    for spec in ("words", "./words", "~/words", "stdlib/../words", str(tmp_path / "words")):
+        assert sources.canonical(spec) == str(tmp_path / "words") == sources.find(spec).spec
+
+
 def test_files_that_are_not_text_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("grüße\r\n".encode())
     (tmp_path / "b.txt").write_bytes("grüße".encode("latin-1"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _LATER = ("climbmix", "tinystories")
+_KNOWN = ("stdlib", *_LATER)
 _NOT_TEXT = {"__pycache__", "site-packages", "dist-packages"}
 _HEAD = 1 << 16  # a binary file shows a NUL this early, so a large one is not read to its end
 _ROWS = 1024  # parquet rows held at once
@@ -29,7 +30,7 @@ _ROWS = 1024  # parquet rows held at once
 class Source:
     """Files to read, as they are now."""
 
-    spec: str
+    spec: str  # canonical
     name: str  # part of the prepared corpus's folder name
     identity: str  # hex: changes when a file is added, removed, resized or touched
     root: Path
@@ -44,6 +45,13 @@ class Item(NamedTuple):
     size: float
 
 
+def canonical(spec: str) -> str:
+    """The one spelling of a source that holds wherever a command runs: a known name, or else a folder's absolute path.
+
+    OSError, RuntimeError or ValueError if it cannot be a path."""
+    return spec if spec in _KNOWN else str(Path(spec).expanduser().resolve())
+
+
 def find(spec: str) -> Source:
     """The source that `spec` names: `stdlib`, or a folder relative to the working directory. CorpusError if neither."""
     if spec == "stdlib":
@@ -54,7 +62,7 @@ def find(spec: str) -> Source:
             f"Use stdlib or a folder of text or parquet files; for a folder of that name write ./{spec}.",
         )
     try:
-        root = Path(spec).expanduser().resolve()
+        root = Path(canonical(spec))
         is_folder, exists = root.is_dir(), root.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise CorpusError(f"The corpus {spec!r} cannot be looked at: {_line(error)}.") from error
@@ -62,7 +70,7 @@ def find(spec: str) -> Source:
         what = "is a file, not a folder" if exists else "is neither a known name nor a folder"
         raise CorpusError(f"The corpus {spec!r} {what}.", "Use stdlib or a folder of text or parquet files.")
     # The path is part of the identity: folders of one name and equal sizes and times need not be equal.
-    return _source(spec, re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-")[:40] or "corpus", root, str(root))
+    return _source(str(root), re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-")[:40] or "corpus", root, str(root))
 
 
 def documents(source: Source) -> Iterator[Item]:
