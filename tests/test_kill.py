@@ -115,7 +115,8 @@ def work(folder: Path) -> None:
     program = load(folder / "program.md")
     with lab.lock("night"):
         text = (folder / "program.md").read_text()
-        loop = lab.loop(program, text, "night", Silent(), agent=f"replay:{folder / 'replies.jsonl'}")
+        agent = lab.agent(f"replay:{folder / 'replies.jsonl'}", "night")
+        loop = lab.loop(program, text, "night", Silent(), agent)
         loop.until(Limits(experiments=len(EXPECTED)))
 
 

@@ -130,7 +130,7 @@ def run(
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
-        loop = lab.loop(chosen, text, tag, watcher, corpus, agent)
+        loop = lab.loop(chosen, text, tag, watcher, lab.agent(agent, tag), corpus)
         for line in (
             f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}",
             *_uncommitted(lab, chosen.settings.edit),
@@ -154,6 +154,7 @@ def try_(
     as_json: JsonOption = False,
 ) -> None:
     """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
+    from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
     from autoresearch.report.watch import ConsoleWatcher, console
@@ -166,7 +167,7 @@ def try_(
     out = Console(stderr=True, highlight=False) if as_json else console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen.settings.edit)
-        loop = lab.loop(chosen, text, tag, watcher, corpus, given=given)
+        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
         tried = loop.once()
     if as_json:
         _print_json(tables.as_dict(tried))

@@ -10,14 +10,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from autoresearch import campaign, program, workspace
-from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import make_agent
 from autoresearch.corpus import prepare, sources, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Loop, Watcher
-from autoresearch.records import CorpusView, Exchange, Program, Proposal
+from autoresearch.loop import Agent, Loop, Watcher
+from autoresearch.records import CorpusView, Program
 from autoresearch.replay import Replayer
 from autoresearch.schema import Run
 from autoresearch.settings import Device
@@ -80,26 +79,30 @@ class Lab:
 
     # ------------------------------------------------------------------------------------------ what works on them
 
+    def agent(self, spec: str, tag: str) -> Agent:
+        """The agent that a user names, its model calls charged to the run's open experiment. Misuse if unknown."""
+        return make_agent(
+            spec, lambda exchange: self.ledger.charge(self.ledger.open_experiment(tag), exchange), self.environ
+        )
+
     def loop(
         self,
         program: Program,
         text: str,
         tag: str,
         watcher: Watcher,
+        agent: Agent,
         corpus_spec: str | None = None,
-        agent: str = "search",
-        given: Callable[[Mapping[str, str]], Proposal] | None = None,
     ) -> Loop:
-        """The loop of a run, begun or taken up. `given` proposes in the agent's place, from the files at the tip."""
+        """The loop of a run, begun or taken up."""
         named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device)
         prepared = store.open(named, self.cache)
-        chosen = GivenAgent(given) if given else make_agent(agent, self._recorder(tag), self.environ)
         spec = sources.canonical(named)
-        new = campaign.plan(tag, program, text, spec, prepared.fingerprint, chosen.name, engine, self.workspace)
+        new = campaign.plan(tag, program, text, spec, prepared.fingerprint, agent.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)
         engine.reap()
-        return Loop(run, program, self.ledger, self.workspace, chosen, engine, self._views(prepared), watcher)
+        return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher)
 
     def replayer(self, run: Run, watcher: Watcher) -> Replayer:
         """What measures commits of a run again. CorpusError if its corpus is not here any more."""
@@ -126,9 +129,6 @@ class Lab:
             return (prepared if known else prepare.ensure(prepared, vocab_size)).view(vocab_size)
 
         return view
-
-    def _recorder(self, tag: str) -> Callable[[Exchange], None]:
-        return lambda exchange: self.ledger.charge(self.ledger.open_experiment(tag), exchange)
 
 
 def open_lab(folder: Path, cache: Path, environ: Mapping[str, str], create: bool = True) -> Lab:

@@ -1,15 +1,14 @@
 """What `try` tries: an edit in the working tree, or a patch, as a proposal."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
+from autoresearch.agent.given import Given
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import PatchError, read_edits, read_header
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Patch, Proposal
 from autoresearch.workspace import Workspace
-
-Given = Callable[[Mapping[str, str]], Proposal]  # from the editable files at the tip
 
 
 def check(given: Given, workspace: Workspace, tip: Experiment | None, paths: Iterable[str]) -> None:

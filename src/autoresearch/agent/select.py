@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from autoresearch.agent.llm import LLMAgent
 from autoresearch.agent.models import CommandModel, ReplayModel
@@ -11,16 +10,6 @@ from autoresearch.errors import Misuse
 from autoresearch.records import Brief, Exchange, Proposal
 
 _EXISTING = "search, command:CMD (prompt on stdin, reply on stdout) or replay:FILE (recorded replies)"
-
-
-class Agent(Protocol):
-    """Who proposes. Stateless between calls: all it knows comes with the brief, so a run can resume anywhere."""
-
-    name: str
-
-    def propose(self, brief: Brief) -> Proposal:
-        """The next experiment. AgentError if it cannot propose at all."""
-        ...
 
 
 class ReplayAgent:
@@ -36,8 +25,11 @@ class ReplayAgent:
         return LLMAgent(ReplayModel(self._path, skip=used), self._record).propose(brief)
 
 
-def make_agent(spec: str, record: Callable[[Exchange], None], environ: Mapping[str, str]) -> Agent:
-    """The agent named by `spec`: `search`, `command:CMD` or `replay:FILE`.
+def make_agent(
+    spec: str, record: Callable[[Exchange], None], environ: Mapping[str, str]
+) -> SearchAgent | LLMAgent | ReplayAgent:
+    """The agent named by `spec`: `search`, `command:CMD` or `replay:FILE`. Stateless between calls: all it knows comes
+    with the brief, so a run can resume anywhere.
 
     `record` is called with each model call before its reply is read; `environ` is what a command's process gets.
     Misuse if there is no such agent; AgentError if its command or recording cannot be read.
