@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 
 from autoresearch.engine import children
 from autoresearch.engine.children import Child
-from autoresearch.engine.device import describe_hardware, peak_flops, resolve_device
+from autoresearch.engine.device import describe_hardware, peak_flops, resolve_device, visible_gpus
 from autoresearch.engine.events import Tail
 from autoresearch.engine.fingerprint import harness_fingerprint
+from autoresearch.engine.turn import turn
 from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from autoresearch.records import (
     Fault,
@@ -46,7 +47,8 @@ _LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the
 class LocalEngine:
     """Measures trials on one device of this machine.
 
-    scratch: a folder outside any repository, for files that last as long as a measurement, and for compilers' caches.
+    scratch: a folder outside any repository, for files that last as long as a measurement, for compilers' caches, and
+    for the lock by which engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
     EngineError if the device is not there.
@@ -65,6 +67,8 @@ class LocalEngine:
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
         self._scratch = scratch / label
+        gpus = visible_gpus(environ) if self.device == "cuda" else []
+        self._lock = scratch / f"device-{'-'.join([self.device, *(gpu.uuid for gpu in gpus[:1])])}.lock"
         self._caches = scratch / "caches"
         self._environ = dict(environ)
         self._grace = grace
@@ -78,13 +82,15 @@ class LocalEngine:
     def measure(self, trial: Trial, watch: Watch | None = None) -> Measurement:
         """Train and score. What the candidate does is a value; EngineError and CorpusError are not its fault.
 
-        `watch` is told what is seen, several times a second at most. DeadlinePassed at the trial's deadline.
+        Waits while another process measures on the same device. `watch` is told what is seen, several times a second
+        at most. DeadlinePassed at the trial's deadline.
         """
+        watch = watch or (lambda _: None)
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
-        with children.home_for(self._scratch) as home:
+        with turn(self._lock, trial.deadline, watch), children.home_for(self._scratch) as home:
             try:
-                return _Measuring(self, trial, home, watch or (lambda _: None)).run()
+                return _Measuring(self, trial, home, watch).run()
             except OSError as error:
                 if error.errno not in _MACHINE_FAULTS:
                     raise
