@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from autoresearch import program as programs
+from autoresearch import trial
 from autoresearch.corpus import store
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.errors import UserError
@@ -37,7 +38,7 @@ def examine(
     yield _checked("ledger", lambda: _ledger(folder))
     yield _space(cache)
     if not isinstance(chosen, Finding):
-        yield _checked("corpus", lambda: _corpus(corpus or chosen.settings.corpus, cache))
+        yield _checked("corpus", lambda: _corpus(corpus or chosen.settings.corpus, chosen, cache))
     yield _keys(environ)
     yield _sandbox()
 
@@ -72,7 +73,7 @@ def _repository(folder: Path, program: Program | Finding) -> str:
     workspace = Workspace(folder)
     if isinstance(program, Program):
         for path in program.settings.edit:
-            workspace.read(workspace.head(), path)
+            trial.with_constants(workspace.read(workspace.head(), path), program)
     return f"{workspace.root}, at commit {workspace.head()[:10]}"
 
 
@@ -95,9 +96,11 @@ def _space(cache: Path) -> Finding:
     return Finding("disk", "works", found)
 
 
-def _corpus(spec: str, cache: Path) -> str:
+def _corpus(spec: str, program: Program, cache: Path) -> str:
     corpus = store.open(spec, cache)
     store.verify(corpus)
+    for size in program.settings.vocab_sizes:
+        corpus.view(size)
     sizes = ", ".join(map(str, sorted(corpus.manifest.vocabularies)))
     return f"{spec}: prepared and intact, vocabularies {sizes}"
 

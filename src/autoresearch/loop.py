@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from autoresearch import decide, knobs, trial
-from autoresearch.errors import AgentError, DeadlinePassed, EngineError, Misuse, UserError
+from autoresearch.errors import AgentError, DeadlinePassed, EngineError, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import (
     Brief,
@@ -269,10 +269,7 @@ class Loop:
         """The file as it is, but for the constants that the program gives."""
         path, constants = self.program.settings.edit[0], self.program.settings.constants
         source = self.workspace.read(self.run.base, path)
-        unknown = [name for name in constants if name not in knobs.read(source)]
-        if unknown:
-            raise Misuse(f"the program sets {unknown[0]}, and {path} has no such constant.", "Mend `constants` in it.")
-        text = knobs.assign(source, constants)
+        text = trial.with_constants(source, self.program)
         files = {path: text} if text != source else {}
         told = ", ".join(f"{name} = {setting}" for name, setting in constants.items())
         why = f"The file with the program's constants: {told}." if files else "The file as it is."

@@ -4,11 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autoresearch import knobs
+from autoresearch.errors import Misuse
 from autoresearch.records import CorpusView, Measurement, Program, Trial
 
 
 class Unfit(Exception):
     """The file cannot be tried under this program. Its text is one line for the agent, and the ledger's reason."""
+
+
+def with_constants(source: str, program: Program) -> str:
+    """The file with the constants that the program gives it. Misuse if it has no such constant."""
+    unknown = [name for name in program.settings.constants if name not in knobs.read(source)]
+    if unknown:
+        raise Misuse(
+            f"program {program.name} sets {unknown[0]}, and {program.settings.edit[0]} has no such constant.",
+            "Mend its `constants`.",
+        )
+    return knobs.assign(source, program.settings.constants)
 
 
 def build(

@@ -69,7 +69,8 @@ def open(spec: str, cache: Path) -> Corpus:
     root = folder(source, cache)
     manifest = load(Layout(root))
     if manifest is None:
-        raise CorpusError(f"The corpus {spec} is not prepared as it is now.", f"Run {prepare_command(spec)}.")
+        remedy = f"Run {prepare_command(spec)}, with the --program that is to run."
+        raise CorpusError(f"The corpus {spec} is not prepared as it is now.", remedy)
     return Corpus(root, source.name, manifest.fingerprint, manifest)
 
 

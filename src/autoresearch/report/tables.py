@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -47,15 +46,24 @@ def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("commit", no_wrap=True)
-    table.add_column("title", ratio=1, overflow="fold")
-    table.add_column("reason", ratio=1, overflow="fold", style="dim")
+    table.add_column("title", overflow="fold")
+    table.add_column("", overflow="fold", style="dim")
     for experiment in experiments:
         table.add_row(
             str(experiment.number), value(experiment.value), gain(experiment, experiments, metric),
             status_word(experiment.status), (experiment.commit or "–")[:7], Text(harmless(experiment.title)),
-            Text(first_line(experiment.reason or experiment.stage)),
+            Text(_remark(experiment)),
         )  # fmt: skip
     return table
+
+
+def _remark(experiment: Experiment) -> str:
+    """The reason, where the figures do not say it already."""
+    reason = harmless(first_line(experiment.reason or ""))
+    if experiment.stage != "done":
+        return "unfinished: " + experiment.stage
+    plain = re.fullmatch(r"(better|worse) by [0-9.]+", reason) or experiment.number == 1
+    return "" if plain and experiment.status in ("kept", "discarded") else reason
 
 
 def gain(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> str:
@@ -152,7 +160,7 @@ def first_line(text: str) -> str:
     return harmless(text.strip().splitlines()[0]) if text.strip() else ""
 
 
-def status_panel(report: Report) -> RenderableType:
+def status_panel(report: Report, why: str | None = None) -> RenderableType:
     """Where the run stands, for a person."""
     counts = report.experiments
     grid = Table.grid(padding=(0, 2))
@@ -184,7 +192,10 @@ def status_panel(report: Report) -> RenderableType:
         rows.append(("spent", f"${report.cost['llm_usd']:.2f} on the model"))
     if report.last:
         last = report.last
-        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(last.status), f"  {harmless(last.title)}")))
+        word = "unfinished" if last.status == "running" and report.state != "running" else last.status
+        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(word), f"  {harmless(last.title)}")))
+    if why and report.state != "running":
+        rows.append(("stopped", Text(harmless(why))))
     for name, content in rows:
         grid.add_row(name, content)
     return grid
@@ -217,12 +228,12 @@ def show(
     parts: list[RenderableType] = [head, grid]
     parts += [measurement_panel(record, metric) for record in recorded]
     if diff:
-        parts.append(Syntax(harmless(diff), "diff", theme="ansi_dark", word_wrap=True, background_color="default"))
+        parts += ["", Syntax(harmless(diff), "diff", theme="ansi_dark", word_wrap=True, background_color="default")]
     return Group(*parts)
 
 
 def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
-    """One measurement in a frame, named by its purpose."""
+    """One measurement, under a line that says what it was for."""
     m = record.measurement
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -230,7 +241,8 @@ def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
     for name, content in measurement_rows(m, metric):
         grid.add_row(name, Text(harmless(content)))
     changed = "  ".join(f"{name}={setting}" for name, setting in (record.changes or {}).items())
-    return Panel(grid, title=Text(f"{record.purpose} {changed}".strip()), title_align="left", border_style="dim")
+    purpose = "measured" if record.purpose == "first" else f"{record.purpose} {changed}"
+    return Group("", Text(purpose.strip(), style="bold"), grid)
 
 
 def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:

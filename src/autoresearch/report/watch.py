@@ -54,10 +54,10 @@ class ConsoleWatcher:
         """What it does now, on the line that moves."""
         text = Text(f"{_DOING.get(progress.phase, progress.phase):<12}", style="blue")
         text.append(f" {format_duration(progress.seconds)}", style="dim")
-        if progress.point:
+        if progress.point and progress.phase == "train":  # afterwards it would stand still
             point = progress.point
             text.append(f"  {point.progress:4.0%}  step {point.step}  loss {point.loss:.4f}", style="default")
-        if progress.tokens_per_second:
+        if progress.tokens_per_second and progress.phase == "train":
             text.append(f"  {progress.tokens_per_second:,.0f} tokens/s", style="dim")
         self._show(experiment, text)
 
