@@ -15,6 +15,7 @@ from typing import Literal
 
 import psutil
 import pytest
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from tests.conftest import CHEAP, COMMAND, Lab, recording
@@ -254,6 +255,26 @@ def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab) -> N
     assert process.stderr.read() == GONE
     assert Status.model_validate_json(lab("status", "--json").out).experiments.total == 2
     assert not survivors(lab.root, lab.cache)
+
+
+def test_a_run_is_replayed_by_one_process_at_a_time_whatever_its_tag(lab: Lab) -> None:
+    tag = "x" * 61
+    assert lab("run", *QUICK, "-n", 1, "-t", tag).code == 0
+    process = lab.start("replay", "1")
+    until(lambda: any(lab.cache.glob("scratch/*/measurement-*/train.log")), process)
+    second = lab("replay", "1")
+    assert second.code == 2 and "is being replayed by another process. Wait" in second.err
+    assert lab("run", *QUICK, "-n", 1, "-t", tag).code == 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len(lab("show", "1", "--json").json["measurements"]) == 2
+
+
+def test_a_run_named_like_a_replay_is_not_one(ran: Lab) -> None:
+    other = ran.ledger.parent / "runs" / "quick-replay"
+    other.mkdir()
+    with FileLock(other / "lock"):
+        assert "no constant DEEP" in ran("replay", "2", "--set", "DEEP=3").err
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["log"], ["show", "2"], ["log", "--json"], ["--help"]])

@@ -18,6 +18,7 @@ from rich.text import Text
 from autoresearch import __version__
 from autoresearch.errors import Misuse
 from autoresearch.interrupts import listen
+from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def run(
             out.print(Text(line, style="dim"), soft_wrap=True)
         why = loop.until(Limits(deadline, experiments))
     out.print(Text(f"stopped: {why}", style="dim"))
-    out.print(tables.log_table(lab.ledger.experiments(tag), loop.run.metric))
+    put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
 
 
 @app.command("try")
@@ -172,14 +173,15 @@ def try_(
     if as_json:
         _print_json(tables.as_dict(tried))
     elif tried.status == "kept":
-        print(f"kept on {loop.run.branch}. To have it here: git merge {loop.run.branch}")
+        edited = "" if patch else f"git restore {' '.join(chosen.settings.edit)} && "
+        print(f"kept on {loop.run.branch}. To have it here: {edited}git merge {loop.run.branch}")
 
 
 @app.command()
 def status(tag: TagOption = None, as_json: JsonOption = False) -> None:
     """Where a run stands. Answers while it is going, too."""
     lab = _open()
-    from autoresearch.report.status import report
+    from autoresearch.report.status import report, stopped
     from autoresearch.report.tables import status_panel
 
     run = lab.run(tag)
@@ -187,7 +189,7 @@ def status(tag: TagOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json(found.as_dict())
     else:
-        Console(highlight=False).print(status_panel(found))
+        put(status_panel(found, stopped(lab.ledger, run)))
 
 
 @app.command()
@@ -207,7 +209,7 @@ def log(
     elif as_tsv:
         print(tables.tsv(experiments), end="")
     else:
-        Console(highlight=False).print(tables.log_table(experiments, run.metric))
+        put(tables.log_table(experiments, run.metric))
 
 
 @app.command()
@@ -228,7 +230,7 @@ def show(
     diff = lab.workspace.diff(found.parent, found.commit) if found.parent and found.commit else ""
     recorded = lab.ledger.recorded(found.tag, found.number)
     folder = str(lab.ledger.folder_of(found.tag, found.number))
-    Console(highlight=False).print(tables.show(found, recorded, diff, lab.run(found.tag).metric, folder))
+    put(tables.show(found, recorded, diff, lab.run(found.tag).metric, folder))
 
 
 @app.command()
@@ -251,13 +253,13 @@ def replay(
     found = find(experiment, tag, lab.workspace, lab.ledger)
     seconds = _seconds(budget) if budget else None
     out = Console(stderr=True, highlight=False) if as_json else console()
-    with lab.lock(f"{found.tag}-replay"), _interruptible(), ConsoleWatcher(out) as watcher:
+    with lab.replaying(found.tag), _interruptible(), ConsoleWatcher(out) as watcher:
         replayer = lab.replayer(lab.run(found.tag), watcher)
         result = replayer.replay(found, seeds, _changes(changes or []), seconds)
     if as_json:
         _print_json(tables.replay_as_dict(result))
     else:
-        out.print(tables.replay_table(result, replayer.run.metric))
+        put(tables.replay_table(result, replayer.run.metric), out)
     if any(m.outcome != "scored" for m in result.measurements):
         raise typer.Exit(1)
 
@@ -272,7 +274,7 @@ def doctor(program: ProgramOption = DEFAULT, corpus: CorpusOption = None, as_jso
     if as_json:
         _print_json([{"name": f.name, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings])
     else:
-        Console(highlight=False).print(doctor_table(findings))
+        put(doctor_table(findings))
     if any(finding.state == "fails" for finding in findings):
         raise typer.Exit(1)
 

@@ -49,18 +49,23 @@ class Lab:
     @contextmanager
     def lock(self, tag: str) -> Iterator[None]:
         """Only one process works on a run. Misuse if another does."""
-        lock = self._lock(workspace.check_tag(tag))
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            raise Misuse(
-                f"run {tag} is being worked on by another process.",
-                f"See `autoresearch status --tag {tag}`; or start another run with --tag.",
-            ) from None
-        try:
+        with _held(
+            self._lock(workspace.check_tag(tag)),
+            f"run {tag} is being worked on by another process.",
+            f"See `autoresearch status --tag {tag}`; or start another run with --tag.",
+        ):
             yield
-        finally:
-            lock.release()
+
+    @contextmanager
+    def replaying(self, tag: str) -> Iterator[None]:
+        """Only one process replays a run, since each replay takes the next seed; the run itself may go on meanwhile.
+        Misuse if another does."""
+        with _held(
+            self._lock(tag, "replay.lock"),
+            f"a commit of run {tag} is being replayed by another process.",
+            "Wait for it to end: the next replay takes the next seed.",
+        ):
+            yield
 
     def alive(self, tag: str) -> bool:
         """Whether a process works on a run now."""
@@ -72,10 +77,10 @@ class Lab:
         lock.release()
         return False
 
-    def _lock(self, tag: str) -> FileLock:
+    def _lock(self, tag: str, name: str = "lock") -> FileLock:
         folder = self.ledger.folder / "runs" / tag
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / "lock")
+        return FileLock(folder / name)
 
     # ------------------------------------------------------------------------------------------ what works on them
 
@@ -112,7 +117,7 @@ class Lab:
                 f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
             )
         settings = program.parse(run.program, run.program_text).settings
-        engine = self.engine(f"{run.tag}-replay", settings.device)
+        engine = self.engine(f"{run.tag}~replay", settings.device)  # no tag has a ~: not what a run measures
         engine.reap()
         return Replayer(run, self.ledger, self.workspace, engine, self._views(prepared), watcher)
 
@@ -129,6 +134,18 @@ class Lab:
             return (prepared if known else prepare.ensure(prepared, vocab_size)).view(vocab_size)
 
         return view
+
+
+@contextmanager
+def _held(lock: FileLock, taken: str, remedy: str) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        raise Misuse(taken, remedy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_lab(folder: Path, cache: Path, environ: Mapping[str, str], create: bool = True) -> Lab:
