@@ -8,13 +8,14 @@ LAB := .demo/lab
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "autoresearch needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Setting up $(VENV): PyTorch is large, this may take some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: about five minutes
+demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: three minutes after the install
 	@rm -rf .demo
-	@$(BIN)/autoresearch init $(LAB)
+	@$(BIN)/autoresearch init $(LAB) > /dev/null
 	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch prepare --program programs/tiny.md
 	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch run --program programs/tiny.md --experiments 8
 	@echo
@@ -22,6 +23,8 @@ demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: about five
 	@echo
 	@echo "The branch autoresearch/tiny, with what was kept:"
 	@git -C $(LAB) log --oneline --decorate autoresearch/tiny
+	@echo
+	@echo "Look around: cd $(LAB), and ../../$(BIN)/autoresearch show 2"
 
 test: lint  ## Lint, types, import contracts, and all tests
 	$(BIN)/python -m pytest -n 2
