@@ -1,6 +1,5 @@
 """The commands as a user meets them: what is printed, when they answer, how they end."""
 
-import json
 import os
 import random
 import re
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
-from tests.conftest import CHEAP, COMMAND, Lab, recording
+from tests.conftest import CHEAP, COMMAND, Lab, contents, recording
 
 QUICK = ("-p", "programs/quick.md")
 HEAVY = ("torch", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
@@ -447,20 +447,48 @@ def test_doctor_says_what_is_amiss_and_the_remedy(lab: Lab, tmp_path: Path) -> N
     assert {f["name"]: f["state"] for f in without_git.json}["git"] == "fails"
 
 
-def test_try_takes_an_edit_and_a_patch_and_says_json(ran: Lab) -> None:
-    ran.train_core.write_text(ran.train_core.read_text().replace("CONTEXT = 2048", "CONTEXT = 0"))
+def test_try_measures_the_edit_in_the_tree_on_top_of_the_tip(ran: Lab) -> None:
+    ran.train_core.write_text(ran.train_core.read_text().replace("SOFTCAP = 15.0", "SOFTCAP = 20.0"))
+    ran.git("status")  # refreshes the index's times
+    own = (".git/autoresearch", ".git/objects", ".git/refs", ".git/logs/refs/heads/autoresearch")
+    before, tip = contents(ran.root, without=own), ran.git("rev-parse", "autoresearch/quick")
     tried = ran("try", *QUICK, "-m", "my own", "--json")
-    if tried.code == 2:  # the baseline's constants stand on the same line
-        assert "conflicts" in tried.err
+    assert tried.code == 0, tried.err
+    assert contents(ran.root, without=own) == before
+    made = tried.json
+    assert (made["number"], made["title"], made["parent"]) == (6, "my own", tip)
+    assert made["value"] > 0
+    assert ran.git("rev-parse", "autoresearch/quick") == {"kept": made["commit"], "discarded": tip}[made["status"]]
+    changed = ran.git("diff", "--unified=0", tip, made["commit"]).splitlines()[5:]
+    assert [line.split("  #")[0] for line in changed] == ["-SOFTCAP = 15.0", "+SOFTCAP = 20.0"]
+
+    ran.train_core.write_text(ran.train_core.read_text().replace("CONTEXT = 2048", "CONTEXT = 32"))
+    conflicting = ran("try", *QUICK)  # the baseline's constants stand on the same line
+    assert conflicting.code == 2 and "conflicts with what the run has kept" in conflicting.err
+
+
+def test_try_takes_a_patch_and_fails_without_a_score(ran: Lab) -> None:
     patch = ran.root / "p.txt"
     patch.write_text(CHEAP)
     made = ran("try", *QUICK, "--patch", patch, "--json")
-    assert made.code == 0, made.err
+    assert made.code == 1, made.err
     assert made.json["title"] == "Costs no training" and made.json["status"] == "crashed"
     piped = ran("try", *QUICK, "--patch", "-", "--json", "-m", "piped", input=CHEAP)
     assert piped.json["title"] == "piped" and piped.json["number"] == made.json["number"] + 1
     wrong = ran("try", *QUICK, "--patch", "-", input="no patch at all")
     assert wrong.code == 2 and "does not apply" in wrong.err and wrong.err.count("\n") == 1
+
+
+def test_a_first_try_is_looked_at_before_the_baseline_is_measured(lab: Lab) -> None:
+    """An unprepared corpus would be the next thing to say."""
+    elsewhere = (*QUICK, "--corpus", "programs")
+    nothing = lab("try", *elsewhere)
+    assert nothing.code == 2 and "no edit of train_core.py" in nothing.err
+    wrong = lab("try", *elsewhere, "--patch", "-", input="no patch at all")
+    assert wrong.code == 2 and "does not apply" in wrong.err
+    fitting = lab("try", *elsewhere, "--patch", "-", input=CHEAP)  # as it is with the program's constants
+    assert fitting.code == 1 and "is not prepared" in fitting.err
+    assert stages(lab) == []
 
 
 def test_sigterm_is_ctrl_c_and_a_lost_terminal_ends_nothing(ran: Lab, tmp_path: Path) -> None:
@@ -477,4 +505,6 @@ def test_sigterm_is_ctrl_c_and_a_lost_terminal_ends_nothing(ran: Lab, tmp_path: 
 
 
 def test_the_console_script_is_installed() -> None:
-    assert COMMAND.is_file() and json.dumps(str(COMMAND))
+    declared = [point for point in entry_points(group="console_scripts") if point.name == "autoresearch"]
+    assert [point.value for point in declared] == ["autoresearch.__main__:main"]
+    assert os.access(COMMAND, os.X_OK)

@@ -167,7 +167,7 @@ def try_(
     given = from_patch(_read(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
-        check(given, lab.workspace, lab.ledger.tip(tag), chosen.settings.edit)
+        check(given, lab.workspace, lab.ledger.tip(tag), chosen.settings)
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
         tried = loop.once()
     if as_json:
@@ -175,6 +175,8 @@ def try_(
     elif tried.status == "kept":
         edited = "" if patch else f"git restore {' '.join(chosen.settings.edit)} && "
         print(f"kept on {loop.run.branch}. To have it here: {edited}git merge {loop.run.branch}")
+    if tried.status not in ("kept", "discarded"):  # it has no score
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,30 +1,36 @@
 """What `try` tries: an edit in the working tree, or a patch, as a proposal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from autoresearch import knobs
 from autoresearch.agent.given import Given
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import PatchError, read_edits, read_header
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Patch, Proposal
+from autoresearch.settings import Settings
 from autoresearch.workspace import Workspace
 
 
-def check(given: Given, workspace: Workspace, tip: Experiment | None, paths: Iterable[str]) -> None:
-    """Misuse if it cannot be tried on the tip as it is now: to be known before anything runs."""
-    if tip and tip.commit:
-        given({path: workspace.read(tip.commit, path) for path in paths})
+def check(given: Given, workspace: Workspace, tip: Experiment | None, settings: Settings) -> None:
+    """Misuse if it cannot be tried on the tip as it is now: to be known before anything runs.
+
+    Without a tip, on what its baseline will be: the checked-out commit with the program's constants."""
+    files = {path: workspace.read(_commit(tip, workspace), path) for path in settings.edit}
+    if tip is None:
+        source = files[settings.edit[0]]
+        known = {name: value for name, value in settings.constants.items() if name in knobs.read(source)}
+        files[settings.edit[0]] = knobs.assign(source, known)
+    given(files)
 
 
 def from_tree(workspace: Workspace, ledger: Ledger, tag: str, title: str) -> Given:
     """The working tree's edit, carried over to the tip. Misuse if there is none, or if it conflicts."""
 
     def propose(files: Mapping[str, str]) -> Proposal:
-        tip = ledger.tip(tag)
-        assert tip
-        assert tip.commit
-        edited = {path: workspace.edited(path, tip.commit) for path in files}
+        commit = _commit(ledger.tip(tag), workspace)
+        edited = {path: workspace.edited(path, commit) for path in files}
         changed = {path: text for path, text in edited.items() if text != files[path]}
         if not changed:
             raise Misuse("the run has kept this very edit already.", "`autoresearch log` lists what it has kept.")
@@ -52,3 +58,7 @@ def from_patch(text: str, title: str) -> Given:
         )
 
     return propose
+
+
+def _commit(tip: Experiment | None, workspace: Workspace) -> str:
+    return tip.commit if tip and tip.commit else workspace.head()
