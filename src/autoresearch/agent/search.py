@@ -52,11 +52,11 @@ class Axis:
         return all(isinstance(x, int) for x in (self.value, self.domain.low, self.domain.high))
 
     def holds(self, value: Value) -> bool:
+        """Whether the value is one of the domain: in it, and of its type."""
         if self.domain.choices:
             return value in self.domain.choices
         low, high = self.bounds
-        kind = int if self.integral else int | float  # a float of earlier, when the knob was another
-        return isinstance(value, kind) and low <= value <= high
+        return isinstance(value, int if self.integral else int | float) and low <= value <= high
 
     def fit(self, value: float) -> Value:
         """The value in the knob's type and range, floats at three digits so that a diff stays readable."""
