@@ -39,7 +39,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready  ## What docs/ quotes: see docs/performance.md for the command of each figure
+bench: $(VENV)/.ready  ## What docs/ quotes: docs/scoring.md and docs/results.md name the command of each figure
 	$(BIN)/python benchmarks/score.py
 
 clean:
