@@ -282,7 +282,46 @@ def test_the_runs_branch_was_moved_by_hand(ran: Lab) -> None:
 
 def test_without_git(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    says(lab.at(lab.root, PATH=str(tmp_path / "bin"))(*RUN), 1, r"git", r"[Ii]nstall")
+    without = lab.at(lab.root, PATH=str(tmp_path / "bin"))
+    says(without(*RUN), 1, r"git is not on the PATH", r"Install")
+    says(without("init", tmp_path / "new"), 1, r"git is not on the PATH", r"Install")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lab_is_made_whole_or_not_at_all(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / "git"
+    shim.write_text(f"""#!/bin/sh
+case "$*" in *commit*) echo "fatal: no space left" >&2; exit 128;; esac
+exec {shutil.which("git")} "$@"
+""")
+    shim.chmod(0o755)
+    before = sorted(tmp_path.rglob("*"))
+    says(lab("init", tmp_path / "file" / "lab"), 1, r"file/lab cannot be made: Not a directory", r"you may write")
+    broken = lab.at(lab.root, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name in ("new", "empty", "deep/er"):
+        says(broken("init", tmp_path / name), 1, r"git commit failed \(fatal: no space left\)")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_lab_is_made_whatever_git_is_set_to(lab: Lab, tmp_path: Path) -> None:
+    """Signatures that want a passphrase, hooks that refuse, files that are ignored."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    for name in ("pre-commit", "prepare-commit-msg", "commit-msg"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    (tmp_path / "ignored").write_text("*.md\n")
+    (tmp_path / ".gitconfig").write_text(
+        "[commit]\n\tgpgsign = true\n[gpg]\n\tprogram = false\n[core]\n"
+        f"\thooksPath = {hooks}\n\texcludesFile = {tmp_path / 'ignored'}\n"
+    )
+    strict = lab.at(tmp_path, HOME=str(tmp_path))
+    made = strict("init", "new")
+    assert made.code == 0, made.err
+    assert {"programs/tiny.md", "train_core.py"} <= set(strict.at(tmp_path / "new").git("ls-files").split())
 
 
 def test_a_git_that_fails(ran: Lab, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Git as a run uses it: every attempt kept, the branch moved with care, and nothing of the user's touched."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -152,6 +153,25 @@ def test_a_new_lab_wants_an_empty_folder(tmp_path: Path) -> None:
     for folder in (tmp_path / "full", tmp_path / "full" / "x"):
         with pytest.raises(WorkspaceError, match="not empty"):
             workspace.create(folder, {"a": ""}, "m")
+
+
+def test_a_new_lab_may_be_made_in_an_empty_folder_even_the_one_a_shell_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for folder in (Path(), tmp_path / "some" / "where" / "deep"):
+        workspace.create(folder, {"a.py": "a\n", "sub/b.py": "b\n"}, "Start")
+        assert git(folder, "ls-files") == "a.py\nsub/b.py" and git(folder, "status", "--porcelain") == ""
+        assert sorted(path.name for path in folder.iterdir()) == [".git", "a.py", "sub"]
+        assert folder.stat().st_mode & 0o077 == 0o077 & ~umask()
+    assert Path("a.py").read_text() == "a\n"
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 # ---------------------------------------------------------------------------------------------- a run's whole history

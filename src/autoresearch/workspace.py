@@ -39,8 +39,7 @@ class Workspace:
     """The git repository around `path`. WorkspaceError if there is none, if it is bare, or without a commit."""
 
     def __init__(self, path: Path) -> None:
-        if shutil.which("git") is None:
-            raise WorkspaceError("git is not on the PATH.", "Install git, 2.30 or newer.")
+        _check_git()
         try:
             self._repo = git.Repo(path, search_parent_directories=True)
         except git.InvalidGitRepositoryError:
@@ -117,14 +116,6 @@ class Workspace:
 
     def diff(self, old: str, new: str) -> str:
         return self._git("diff", "--no-color", "--no-ext-diff", old, new)
-
-    def contains(self, commit: str, ancestor: str) -> bool:
-        """Whether `ancestor` is in the history of `commit`."""
-        try:
-            self._git("merge-base", "--is-ancestor", ancestor, commit)
-        except _Refused:
-            return False
-        return True
 
     def edited(self, path: str, tip: str) -> str:
         """The working tree's edit of a file, on top of the tip's: merged with what the run has kept in between.
@@ -244,18 +235,50 @@ class Workspace:
 
 
 def create(folder: Path, files: Mapping[str, str], message: str) -> None:
-    """A new repository with one commit of `files`. WorkspaceError if the folder holds anything already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WorkspaceError(f"{folder} exists and is not empty.", "Name a new folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    """A new repository with one commit of `files`, whole or not at all.
+
+    WorkspaceError if the folder holds anything already or cannot be made, or if git fails.
+    """
+    _check_git()
+    folder = folder.absolute()
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise WorkspaceError(f"{folder} exists and is not empty.", "Name a new folder.")
+        # Made beside its place and then moved there. An empty folder stays: a shell may be in it, or it is a mount.
+        beside = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryDirectory(prefix=".autoresearch-", dir=beside) as made:
+            lab = Path(made) / "lab"
+            _fill(lab, files, message)
+            if beside == folder:
+                for path in lab.iterdir():
+                    path.rename(folder / path.name)
+            else:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                lab.rename(folder)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{folder} cannot be made: {error.strerror or error}.", "Name a folder where you may write."
+        ) from None
+
+
+def _fill(root: Path, files: Mapping[str, str], message: str) -> None:
     for path, text in files.items():
-        target = folder / path
+        target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-    repo = git.Repo.init(folder, initial_branch="main")
-    repo.git.add("--all")
-    repo.git.execute(["git", "commit", "--quiet", "--message", message], env=_identity(repo))
-    repo.close()
+    # Whatever the user has set up for work of their own: no hook, no signature, nothing ignored.
+    settings = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgsign=false")
+    try:
+        with git.Repo.init(root, initial_branch="main") as repo:
+            repo.git.add("--all", "--force")
+            repo.git.execute(["git", *settings, "commit", "--quiet", "--message", message], env=_identity(repo))
+    except git.GitCommandError as error:
+        raise _Refused("commit", error) from None
+
+
+def _check_git() -> None:
+    if shutil.which("git") is None:
+        raise WorkspaceError("git is not on the PATH.", "Install git, 2.30 or newer.")
 
 
 def _identity(repo: git.Repo) -> dict[str, str]:
