@@ -173,7 +173,7 @@ class ScoreTask:
 
     source: str
     weights: str
-    folder: str  # result.json, losses.npz
+    folder: str  # for what its own children are told
     device: str
     context: int
     tokens: TokenFile  # the validation split
@@ -181,6 +181,8 @@ class ScoreTask:
     audit: int
     incumbent: str | None
     limit: float  # seconds the whole scoring may take
+    result: int  # file descriptor: takes the ScoreResult, one line of JSON
+    losses: int  # file descriptor: takes the losses (.npz) if it is scored
     rows: int | None = None  # rows per batch; None: as many as suit the device
 
 

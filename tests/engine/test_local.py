@@ -204,3 +204,118 @@ def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, t
     with pytest.raises(EngineError, match="cannot be written") as caught:
         engine().measure(trial())
     assert "AUTORESEARCH_CACHE" in caught.value.remedy
+
+
+HOSTILE = {
+    "its log is gone": (body("import os\nos.remove('train.log')"), "scored", None),
+    "all logs are folders": (
+        body("import os\nos.remove('train.log')\nfor n in ('train', 'score'): os.mkdir(n + '.log')"),
+        "scored",
+        None,
+    ),
+    "its folder is gone": (body("import os, shutil\nshutil.rmtree(os.getcwd())"), "crashed", "import warmup"),
+    "results are folders": (
+        body("import os\nfor n in ('result.json', 'fault.json'): os.mkdir('train/' + n)"),
+        "crashed",
+        "save",
+    ),
+    "results are pipes": (
+        body("import os\nos.mkfifo('train/result.json'), os.mkfifo('train/fault.json')\nos._exit(3)"),
+        "crashed",
+        "warmup",
+    ),
+    "the record of processes is a folder": (
+        body("import os\nos.remove('children.json'), os.mkdir('children.json')"),
+        "scored",
+        None,
+    ),
+    "weights are a folder": (body("import os\nos.mkdir('train/weights.safetensors')"), "crashed", "save"),
+    "a result that is no number": (
+        TRAIN + "    run.result = lambda old=run.result: __import__('dataclasses').replace(old(), loss=float('nan'))\n",
+        "crashed",
+        "save",
+    ),
+    "a result beyond all numbers": (TRAIN + "    run._flops = float('inf')\n", "crashed", "save"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_candidate_does_to_its_folder_is_its_own_loss(name, engine, trial, tmp_path):
+    source, outcome, phase = HOSTILE[name]
+    measurement = engine().measure(trial(source))
+    assert measurement.outcome == outcome
+    assert measurement.phase in (phase.split() if phase else [None])
+    assert (measurement.reason is None) == (outcome == "scored")
+    assert survivors(tmp_path) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+FORGED = {
+    "a result where the scorer had left its own": body(
+        "import json, os\n"
+        "for folder in ('score', 'train', '.'):\n"
+        "    os.makedirs(folder, exist_ok=True)\n"
+        "    result = {'outcome': 'scored', 'value': 0.5, 'claim': 0.5, 'targets': 1, 'bytes': 1}\n"
+        "    open(folder + '/result.json.kept', 'w').write(json.dumps(result))\n"
+        "    if folder != 'train': os.rename(folder + '/result.json.kept', folder + '/result.json')\n"
+        "    open(folder + '/losses.npz', 'w').write('none')\n"
+    ),
+    "another file in its own place": body(
+        "text = open(__file__).read()\n"
+        "open(__file__, 'w').write(text.replace('return self.table[tokens]', 'return 0 * self.table[tokens]'))"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_training_writes_about_does_not_reach_the_scorer(name, engine, trial, tmp_path):
+    honest = engine().measure(trial())
+    measurement = engine().measure(trial(FORGED[name]))
+    assert (measurement.outcome, measurement.value) == ("scored", honest.value)
+    assert (tmp_path / "kept" / "losses.npz").stat().st_size > 1000
+
+
+def test_what_scoring_writes_about_is_no_result(engine, trial, tmp_path):
+    """The candidate's side of the scorer looks for a way to answer in the judge's place."""
+    forging = TRAIN.replace(
+        "class Model(Bigram): pass",
+        "import json, os\n"
+        "class Model(Bigram):\n"
+        "    def forward(self, tokens):\n"
+        "        if torch.is_inference_mode_enabled():\n"
+        "            forged = json.dumps({'outcome': 'scored', 'value': 0.5, 'claim': 0.5}) + '\\n'\n"
+        "            for name in ('result.json', 'score/result.json', 'weights.safetensors', 'losses.npz'):\n"
+        "                if os.path.isdir(os.path.dirname(name) or '.'): open(name, 'w').write(forged)\n"
+        "            for fd in range(3, 50):\n"
+        "                if fd not in USED and os.path.exists(f'/proc/self/fd/{fd}'): os.write(fd, forged.encode())\n"
+        "        return self.table[tokens]\n"
+        "task = json.load(open(sys.argv[-1]))['task']\n"
+        "USED = (task.get('read'), task.get('write'))",
+    )
+    measurement = engine().measure(trial(forging))
+    assert measurement.value is None or measurement.value > 4.0
+
+
+LINKS = {
+    "a link": "os.symlink('elsewhere', weights)",
+    "a pipe": "os.mkfifo(weights)",
+    "a folder": "os.mkdir(weights)",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_weights_that_are_no_plain_file_are_not_taken(name, engine, trial):
+    swap = (
+        TRAIN + "    import os\n    weights = 'train/weights.safetensors'\n"
+        f"    os.rename(weights, 'elsewhere')\n    {LINKS[name]}\n"
+    )
+    measurement = engine().measure(trial(swap))
+    assert (measurement.outcome, measurement.phase) == ("crashed", "save")
+    assert measurement.reason == "the weights are not where run.save had put them"
+
+
+def test_a_ledger_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):
+    (tmp_path / "kept").write_text("in the way")
+    with pytest.raises(EngineError, match="cannot be written"):
+        engine().measure(trial())

@@ -13,6 +13,7 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, Field
 
+from autoresearch.engine.files import RECORD, read_plain
 from autoresearch.errors import EngineError
 
 MARKER = "AUTORESEARCH_CHILD"
@@ -67,28 +69,34 @@ class _Record(BaseModel):
 
 
 class Child:
-    """One `harness.child` at work, its output going to a log file."""
+    """One `harness.child` at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
 
     def __init__(
-        self, mode: Literal["train", "score"], task: Mapping[str, object], home: Path, env: Mapping[str, str]
+        self,
+        mode: Literal["train", "score"],
+        task: Mapping[str, object],
+        home: Path,
+        env: Mapping[str, str],
+        fds: tuple[int, ...] = (),
     ) -> None:
-        """home: the measurement's folder. EngineError if Python cannot be started."""
+        """home: the folder it works in. fds: descriptors to inherit. EngineError if Python cannot be started."""
         order = home / f"{mode}.json"
         order.write_text(json.dumps({"mode": mode, "parent": os.getpid(), "task": task}))
-        self.log = home / f"{mode}.log"
         command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(order)]
+        self._log = (home / f"{mode}.log").open("a+b", buffering=0)
         try:
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    env=dict(env),
-                    cwd=home,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            self._process = subprocess.Popen(
+                command,
+                env=dict(env),
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=fds,
+            )
         except OSError as error:
+            self._log.close()
             raise EngineError(
                 f"Python cannot be started: {error}.", "Check the installation and free memory."
             ) from error
@@ -98,6 +106,18 @@ class Child:
         """None while it runs; 128 + n if signal n ended it."""
         code = self._process.poll()
         return None if code is None else code if code >= 0 else 128 - code
+
+    def output(self, size: int) -> str:
+        """The end of what it has printed, at most so many bytes."""
+        start = max(0, os.fstat(self._log.fileno()).st_size - size)
+        return os.pread(self._log.fileno(), size, start).decode(errors="replace")
+
+    def trim(self, limit: int, keep: int) -> None:
+        """Forget all but the end of what it has printed, if that is more bytes than the limit."""
+        if os.fstat(self._log.fileno()).st_size > limit:
+            end = self.output(keep)
+            os.ftruncate(self._log.fileno(), 0)  # open for appending, the file starts anew
+            self._log.write(end.encode())
 
     def end(self) -> None:
         """Kill it and everything below it, now; returns when they are gone."""
@@ -109,13 +129,17 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    def close(self) -> None:
+        """Let go of its output. After its end."""
+        self._log.close()
+
 
 @contextlib.contextmanager
 def home_for(scratch: Path) -> Iterator[Path]:
-    """A fresh folder for one measurement; in the end no process of it is left, nor the folder."""
+    """A fresh folder, of a name not to be guessed; in the end no process of it is left, nor the folder."""
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        home = _unused(scratch)
+        home = Path(tempfile.mkdtemp(prefix="measurement-", dir=scratch)).resolve()
     except OSError as error:
         raise EngineError(
             f"{scratch} cannot be written: {error.strerror}.",
@@ -181,18 +205,6 @@ def _kill_tree(pid: int) -> int:
     return len(below)
 
 
-def _unused(scratch: Path) -> Path:
-    number = 1
-    while True:
-        home = scratch / f"measurement-{os.getpid()}-{number}"
-        try:
-            home.mkdir(mode=0o700)
-        except FileExistsError:
-            number += 1
-        else:
-            return home.resolve()
-
-
 def _record(home: Path, *pids: int) -> None:
     """Write down who is at work here: the owner first, then the children."""
     known = _read(home) or _Record(boot=_boot_id(), processes=(_identity(os.getpid()),))
@@ -204,7 +216,7 @@ def _record(home: Path, *pids: int) -> None:
 
 def _read(home: Path) -> _Record | None:
     try:
-        return _Record.model_validate_json((home / _PROCESSES).read_bytes())
+        return _Record.model_validate_json(read_plain(home / _PROCESSES, RECORD))
     except (OSError, ValueError):
         return None
 

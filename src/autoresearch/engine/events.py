@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from autoresearch.engine.files import read_plain
 from autoresearch.records import Point
 
 PHASES = ("import", "build", "warmup", "train", "save")
@@ -46,9 +47,7 @@ class Tail:
     def read(self) -> bool:
         """Take in what is new; whether there was anything."""
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read(_MOST_AT_ONCE)
+            data = read_plain(self._path, _MOST_AT_ONCE, self._offset)
         except OSError:
             return False
         self._offset += len(data)

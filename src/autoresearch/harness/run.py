@@ -1,6 +1,7 @@
 """The `run` that a `train_core` is handed: seed, device, data, clock, and where to put the weights."""
 
 import hashlib
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -145,7 +146,7 @@ def _flops_per_token(model: nn.Module) -> float | None:
     """What the model says of itself, as an attribute or a method; informational."""
     stated = getattr(model, "flops_per_token", None)
     stated = stated() if callable(stated) else stated
-    return float(stated) if isinstance(stated, int | float) and stated > 0 else None
+    return float(stated) if isinstance(stated, int | float) and 0 < stated < math.inf else None
 
 
 def _host_name(device: torch.device) -> str:

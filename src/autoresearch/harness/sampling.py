@@ -1,7 +1,6 @@
 """Where a claimed score is audited: positions drawn in proportion to what cheating there would be worth."""
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +48,9 @@ def unigram(validation: Validation) -> Floats:
     return losses
 
 
-def save_losses(path: Path, validation: Validation, losses: NDArray[np.float32]) -> None:
+def save_losses(file: BinaryIO, validation: Validation, losses: NDArray[np.float32]) -> None:
     """Keep the loss of each target by its place in the text, so that it can be compared across vocabularies."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, places=_places(validation), losses=losses)
-    partial.replace(path)
+    np.savez(file, places=_places(validation), losses=losses)
 
 
 def incumbent_losses(path: str | None, validation: Validation) -> Floats:

@@ -6,7 +6,10 @@ rows cut before the target. The judge computes those losses itself, in float64; 
 uses what lies ahead, in whatever way, has d > 0 somewhere that was worth it. The judge runs no code of the candidate.
 """
 
+import dataclasses
+import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoresearch.harness import sampling, validation
-from autoresearch.harness.files import write_record
 from autoresearch.harness.sampling import Floats, Sample
 from autoresearch.harness.server import Server
 from autoresearch.harness.supervise import kill_strays
 from autoresearch.harness.validation import Validation
-from autoresearch.harness.wire import Refused, ServeTask
+from autoresearch.harness.wire import Refused, ServeTask, write_all
 from autoresearch.records import Audit, ScoreResult, ScoreTask
 
 OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd of bf16 eager against compiled
@@ -34,8 +36,9 @@ UNSTABLE = "the score is not believed: the model does not reproduce its predicti
 
 
 def score(task: ScoreTask) -> None:
-    """Score and leave result.json (ScoreResult), and losses.npz if it was scored, in the task's folder."""
-    write_record(Path(task.folder) / "result.json", Judge(task).judge())
+    """Score, and answer over the task's descriptors, which none of the candidate's processes inherits."""
+    result = Judge(task).judge()
+    write_all(task.result, json.dumps(dataclasses.asdict(result)).encode() + b"\n")
 
 
 @dataclass
@@ -151,7 +154,8 @@ class Judge:
             return ScoreResult(
                 "quarantined", reason, None, result.claim, result.targets, result.bytes, audit, self.seconds
             )
-        sampling.save_losses(Path(self.task.folder) / "losses.npz", self.text, claim)
+        with os.fdopen(self.task.losses, "wb") as file:
+            sampling.save_losses(file, self.text, claim)
         return result
 
     def _server(self, mode: str) -> Server:

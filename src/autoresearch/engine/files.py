@@ -1,0 +1,59 @@
+"""Files where a candidate can write, read with care: whatever it makes of them, it can only hurt itself by it."""
+
+import dataclasses
+import errno
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter
+
+from autoresearch.records import Fault, ScoreResult, TrainResult
+
+T = TypeVar("T", TrainResult, Fault, ScoreResult)
+
+RECORD = 1_000_000  # bytes; a longer record is none
+_LARGEST = 2**63  # no whole number in a record is as large
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file for reading. OSError for all else: a pipe would be waited for, and a link leads who knows where."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path, size: int, offset: int = 0) -> bytes:
+    """At most `size` bytes of a plain file, from `offset` on. OSError if it is not there, or no plain file."""
+    with open_plain(path) as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def read_record(kind: type[T], path: Path) -> T | None:
+    """A record that a child left, if it is there. One that makes no sense is none."""
+    try:
+        return parse_record(kind, read_plain(path, RECORD))
+    except (OSError, ValueError):
+        return None
+
+
+def parse_record(kind: type[T], data: bytes) -> T:
+    """ValueError if it is no such record, or if a number in it is not finite."""
+    record = TypeAdapter(kind).validate_json(data)
+    if not _sound(dataclasses.asdict(record)):
+        raise ValueError("a number that is not finite")
+    return record
+
+
+def _sound(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_sound, value.values()))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < _LARGEST

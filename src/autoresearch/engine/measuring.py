@@ -1,0 +1,285 @@
+"""One measurement: train in a child process, score in another, take nothing on trust."""
+
+import contextlib
+import csv
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from autoresearch.engine import children, outcome
+from autoresearch.engine.channel import Channel
+from autoresearch.engine.children import Child
+from autoresearch.engine.events import Tail
+from autoresearch.engine.files import open_plain, read_record
+from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.records import Fault, Measurement, Progress, ScoreResult, ScoreTask, TrainResult, TrainTask, Trial
+
+Watch = Callable[[Progress], None]
+
+_WEIGHTS = "weights.safetensors"
+_POLL = 0.05  # seconds between looks at a child
+_LOG = 256_000  # bytes of a log's end that are kept
+_LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
+_CURVE = 200  # points
+_LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every measurement of an engine finds there: see LocalEngine."""
+
+    device: str
+    fingerprint: str
+    scratch: Path
+    caches: Path
+    environ: Mapping[str, str]
+    fixed_grace: float | None
+    fixed_score_limit: float | None
+
+    def grace(self, budget: float) -> float:
+        """Seconds after the budget in which the last step ends and the weights are saved."""
+        return self.fixed_grace if self.fixed_grace is not None else max(20.0, 0.05 * budget)
+
+    def score_limit(self, trial: Trial) -> float:
+        """Seconds a scoring may take: as long as start-up and training, and never less than a minute more."""
+        if self.fixed_score_limit is not None:
+            return self.fixed_score_limit
+        return trial.settings.startup_limit + max(60.0, trial.settings.budget)
+
+
+class _Crash(Exception):
+    """Training ended without weights."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+
+class Measuring:
+    """One measurement under way."""
+
+    def __init__(self, bench: Bench, trial: Trial, home: Path, watch: Watch) -> None:
+        """home: the folder of the training, empty."""
+        self._bench, self._trial, self._home, self._watch = bench, trial, home, watch
+        self._began = time.monotonic()
+        self._logs: dict[str, str] = {}
+        self._train = home / "train"
+        self._tail = Tail(self._train / "events.jsonl")
+
+    def run(self) -> Measurement:
+        """Train and score; a crash is a value. EngineError if the machine is to blame, DeadlinePassed if time is up."""
+        try:
+            trained = self._trained()
+            measurement = outcome.scored(self._base(trained), self._scored())
+        except _Crash as crash:
+            self._check_space()
+            fault = crash.fault
+            measurement = replace(
+                self._base(fault.result),
+                outcome="crashed",
+                phase=fault.phase,
+                reason=fault.reason,
+                traceback=fault.traceback,
+            )
+        finally:
+            self._keep_logs()
+        total = time.monotonic() - self._began
+        return replace(measurement, seconds={**measurement.seconds, "total": total})
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def _trained(self) -> TrainResult:
+        trial, settings = self._trial, self._trial.settings
+        self._train.mkdir()
+        task = TrainTask(
+            source=str(_export(trial, self._home)),
+            folder=str(self._train),
+            seed=trial.seed,
+            device=self._bench.device,
+            budget=settings.budget,
+            max_steps=settings.max_steps,
+            tokens=trial.corpus.train,
+            context=trial.context,
+        )
+        with self._child("train", asdict(task), self._home) as child:
+            return self._watched(child)
+
+    def _watched(self, child: Child) -> TrainResult:
+        """The result, the moment it is written. _Crash if there is none."""
+        settings, clock = self._trial.settings, None
+        while True:
+            code = child.exit_code()  # before the files are looked at, so that a last word is not missed
+            if self._tail.read():
+                self._show(self._tail.phase)
+            if result := read_record(TrainResult, self._train / "result.json"):
+                if self._tail.phase not in ("train", "save"):
+                    raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
+                return result
+            if fault := read_record(Fault, self._train / "fault.json"):
+                raise _Crash(outcome.bounded(fault))
+            if code is not None:
+                raise _Crash(self._died(code, child))
+            now = time.monotonic()
+            if clock is None:
+                if self._tail.phase in ("train", "save"):
+                    clock = now
+                elif now - self._began > settings.startup_limit:
+                    limit = f"start-up took longer than {settings.startup_limit:g} s"
+                    raise _Crash(Fault(self._tail.phase, limit))
+            elif now - clock > settings.budget + (grace := self._bench.grace(settings.budget)):
+                late = f"main did not return within {grace:g} s of the end of the budget"
+                raise _Crash(Fault(self._tail.phase, late))
+            self._pause(child)
+
+    def _died(self, code: int, child: Child) -> Fault:
+        how = f"was ended by signal {code - 128}" if code > 128 else f"exited with code {code}"
+        hint = " (out of memory?)" if code == 137 else ""
+        return Fault(
+            self._tail.phase, f"the training process {how}{hint} and left no result", child.output(4096) or None
+        )
+
+    # ------------------------------------------------------------------------------------------ scoring
+
+    def _scored(self) -> ScoreResult:
+        """The score. Its folder is made when no process of training is left, and of training it gets only weights."""
+        bench, trial = self._bench, self._trial
+        with children.home_for(bench.scratch) as home, Channel(home) as channel, self._taken(home) as weights:
+            result, losses = channel.ends
+            task = ScoreTask(
+                source=str(_export(trial, home)),
+                weights=str(home / _WEIGHTS),
+                folder=str(home),
+                device=bench.device,
+                context=trial.context,
+                tokens=trial.corpus.validation,
+                validation=trial.settings.validation,
+                audit=trial.settings.audit,
+                incumbent=trial.incumbent,
+                limit=bench.score_limit(trial),
+                result=result,
+                losses=losses,
+            )
+            with self._child("score", asdict(task), home, channel.ends) as child:
+                found = self._answer(child, channel, task.limit)
+            if found.outcome == "scored":
+                self._keep(weights, channel)
+            return found
+
+    def _answer(self, child: Child, channel: Channel, limit: float) -> ScoreResult:
+        """What the scorer says, or that it said nothing."""
+        began = time.monotonic()
+        self._show("score")
+        while True:
+            code = child.exit_code()
+            if result := channel.result():
+                return result
+            if time.monotonic() - began > limit + 15:
+                return ScoreResult("crashed", f"scoring took longer than {limit:g} s")
+            if code is not None:
+                self._check_space()
+                return ScoreResult("crashed", f"the scorer ended with code {code} and left no result")
+            self._pause(child)
+
+    def _taken(self, home: Path) -> BinaryIO:
+        """Move the weights here, and open them. _Crash if they are no plain file."""
+        weights = self._train / _WEIGHTS
+        try:
+            if not stat.S_ISREG(weights.lstat().st_mode):
+                raise FileNotFoundError
+            moved = weights.rename(home / _WEIGHTS)
+            moved.chmod(0o600)
+            return open_plain(moved)
+        except OSError:
+            raise _Crash(Fault("save", "the weights are not where run.save had put them")) from None
+
+    def _keep(self, weights: BinaryIO, channel: Channel) -> None:
+        """Copy what is to outlive the measurement, out of files that were open before the candidate was scored."""
+        if self._trial.keep_weights:
+            with _written(Path(self._trial.keep_weights)) as partial, partial.open("wb") as file:
+                shutil.copyfileobj(weights, file, 1 << 20)
+        if self._trial.keep_losses:
+            with _written(Path(self._trial.keep_losses)) as partial:
+                channel.save_losses(partial)
+
+    # ------------------------------------------------------------------------------------------ what both need
+
+    @contextlib.contextmanager
+    def _child(
+        self, mode: Literal["train", "score"], task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()
+    ) -> Iterator[Child]:
+        """A child at work in `home`. In the end none of its processes is left, and its output is kept."""
+        env = children.environment(self._bench.environ, home, self._bench.caches)
+        child = Child(mode, task, home, env, fds)
+        try:
+            yield child
+        finally:
+            child.end()
+            children.kill_marked(home)
+            self._logs[f"{mode}.log"] = child.output(_LOG)
+            child.close()
+
+    def _pause(self, child: Child) -> None:
+        deadline = self._trial.deadline
+        if deadline is not None and time.time() > deadline:
+            raise DeadlinePassed("The run's time is up in the middle of an experiment.")
+        child.trim(_LOG_LIMIT, _LOG)
+        time.sleep(_POLL)
+
+    def _show(self, phase: str) -> None:
+        tail = self._tail
+        self._watch(
+            Progress(
+                phase=phase,
+                seconds=time.monotonic() - self._began,
+                point=tail.points[-1] if tail.points else None,
+                tokens_per_second=tail.tokens_per_second,
+                memory=tail.memory,
+            )
+        )
+
+    def _base(self, trained: TrainResult | None) -> Measurement:
+        return outcome.trained(self._trial, self._bench.fingerprint, self._tail.curve(_CURVE), trained)
+
+    def _keep_logs(self) -> None:
+        if not self._trial.logs:
+            return
+        logs = Path(self._trial.logs)
+        for name, text in self._logs.items():
+            with _written(logs / name) as partial:
+                partial.write_text(text)
+        with _written(logs / "curve.csv") as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("step", "seconds", "progress", "loss"))
+            writer.writerows(
+                (p.step, f"{p.seconds:.3f}", f"{p.progress:.5f}", f"{p.loss:.6g}") for p in self._tail.points
+            )
+
+    def _check_space(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # the candidate can have removed it
+            if shutil.disk_usage(self._bench.scratch).free < _LITTLE_SPACE:
+                raise EngineError(f"The disk of {self._bench.scratch} is full.", "Free some space and start again.")
+
+
+def _export(trial: Trial, home: Path) -> Path:
+    """The file to train, as the house knows it."""
+    source = home / "source" / Path(trial.settings.edit[0]).name
+    source.parent.mkdir()
+    source.write_text(trial.source)
+    return source
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written takes its place under `path` in the end, whole. EngineError if it cannot."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or path} cannot be written: {error.strerror}.", "Free some space and start again."
+        ) from error

@@ -1,0 +1,59 @@
+"""A measurement, put together from what training left and what the scorer found."""
+
+from dataclasses import replace
+
+from autoresearch.engine.device import peak_flops
+from autoresearch.records import Fault, Measurement, Point, ScoreResult, TrainResult, Trial
+
+
+def trained(trial: Trial, harness: str, curve: tuple[Point, ...], result: TrainResult | None) -> Measurement:
+    """All that is known before the score; the outcome is still to be set. harness: the fingerprint of its code."""
+    base = Measurement(
+        seed=trial.seed, outcome="crashed", corpus=trial.corpus.fingerprint, harness=harness, curve=curve
+    )
+    if result is None:
+        return base
+    return replace(
+        base,
+        seconds=dict(result.seconds),
+        steps=result.steps,
+        tokens=result.tokens,
+        parameters=result.parameters or None,
+        peak_memory=result.peak_memory,
+        mfu=_mfu(result),
+        loss=result.loss,
+        device_name=result.device_name,
+        device_uuid=result.device_uuid,
+        torch_version=result.torch_version,
+        start_hash=result.start_hash or None,
+    )
+
+
+def scored(base: Measurement, score: ScoreResult) -> Measurement:
+    """The measurement with what the scorer found, whatever that is."""
+    return replace(
+        base,
+        outcome=score.outcome,
+        value=score.value,
+        phase=None if score.outcome == "scored" else "score",
+        reason=score.reason,
+        claim=score.claim,
+        targets=score.targets,
+        bytes=score.bytes,
+        audit=score.audit,
+        seconds={**base.seconds, **score.seconds},
+    )
+
+
+def bounded(fault: Fault) -> Fault:
+    """The fault as far as it may go on: the file it came in is as untrusted as the code that could have written it."""
+    reason = " ".join(fault.reason.split())[:300]
+    return replace(fault, phase=fault.phase[:20], reason=reason, traceback=fault.traceback and fault.traceback[-4096:])
+
+
+def _mfu(result: TrainResult) -> float | None:
+    """Model FLOPs used, as a share of the device's peak."""
+    peak, seconds = peak_flops(result.device_name), result.seconds.get("train", 0.0)
+    if not peak or not seconds or result.flops_per_token is None:
+        return None
+    return result.flops_per_token * result.tokens / seconds / peak
