@@ -1,5 +1,6 @@
 """Real measurements: what comes of a file that trains, and of those that do not."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -319,3 +320,33 @@ def test_a_ledger_that_cannot_be_written_is_the_machines_fault(engine, trial, tm
     (tmp_path / "kept").write_text("in the way")
     with pytest.raises(EngineError, match="cannot be written"):
         engine().measure(trial())
+
+
+def test_a_clock_that_was_set_back_is_seen_from_outside(engine, trial, tmp_path):
+    longer = body("run._clock._budget = 6.0")
+    measurement = engine().measure(trial(longer, budget=1.0, max_steps=None))
+    assert (measurement.outcome, measurement.phase, measurement.value) == ("quarantined", "train", None)
+    seconds, budget = re.fullmatch(r"trained for (.*) s where the budget is (.*) s", measurement.reason).groups()
+    assert 5.0 < float(seconds) < 7.0
+    assert float(budget) == 1.0
+    assert measurement.steps > 20
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_last_step_may_take_its_time(engine, trial):
+    slow = TRAIN.replace("run.report(loss)", "time.sleep(1.5)")
+    assert engine().measure(trial(slow, budget=1.0)).outcome == "scored"
+
+
+def test_a_house_that_is_kept_waiting_blames_nobody(engine, trial):
+    """Its terminal is stopped while the training goes on."""
+    waits = [6.0]
+
+    def stuck(progress):
+        if progress.phase == "train" and waits:
+            time.sleep(waits.pop())
+
+    steady = TRAIN.replace("run.report(loss)", "time.sleep(0.05), run.report(loss)")
+    measurement = engine().measure(trial(steady, budget=1.0, max_steps=None), stuck)
+    assert measurement.outcome == "scored"
+    assert not waits

@@ -56,13 +56,19 @@ def test_the_order_of_calls_is_kept(start):
     run.finish()
 
 
-def test_work_after_the_clock_is_no_training(start, monkeypatch):
-    run = start(max_steps=1)
+@pytest.mark.parametrize(
+    ("budget", "late", "refused"), [(10, 0.5, False), (10, 1.5, True), (300, 5, False), (300, 7, True)]
+)
+def test_work_after_the_clock_is_no_training(start, monkeypatch, budget, late, refused):
+    run = start(budget, max_steps=1)
     run.start(model := nn.Linear(2, 2))
     list(run.batches(1, 8))
     now = time.perf_counter()
-    monkeypatch.setattr(time, "perf_counter", lambda: now + 60)
-    with pytest.raises(Failure, match=r"between the end of the clock and run\.save"):
+    monkeypatch.setattr(time, "perf_counter", lambda: now + late)
+    if refused:
+        with pytest.raises(Failure, match=r"between the end of the clock and run\.save"):
+            run.save(model)
+    else:
         run.save(model)
 
 

@@ -24,6 +24,7 @@ _WEIGHTS = "weights.safetensors"
 _POLL = 0.05  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
+_LAST_STEP = 3.0  # seconds that the last step may last beyond the budget, or 2 % of it if that is more: a busy machine
 _CURVE = 200  # points
 _LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
 
@@ -52,10 +53,31 @@ class Bench:
 
 
 class _Crash(Exception):
-    """Training ended without weights."""
+    """Training ended without weights, or with weights that are not to be scored."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+    def __init__(self, fault: Fault, outcome: Literal["crashed", "quarantined"] = "crashed") -> None:
+        self.fault, self.outcome = fault, outcome
+
+
+@dataclass(slots=True)
+class _Stopwatch:
+    """How long a child was surely training: from the first look that saw it at that to the last one.
+
+    Both ends err to its good, so that a house that is kept waiting, or stopped for a while, blames nobody.
+    """
+
+    began: float | None = None
+    last: float = 0.0
+
+    def look(self, before: float, training: bool) -> None:
+        """before: time.monotonic() just before the look."""
+        if training:
+            self.began = time.monotonic() if self.began is None else self.began
+            self.last = before
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.began is None else max(0.0, self.last - self.began)
 
 
 class Measuring:
@@ -79,7 +101,7 @@ class Measuring:
             fault = crash.fault
             measurement = replace(
                 self._base(fault.result),
-                outcome="crashed",
+                outcome=crash.outcome,
                 phase=fault.phase,
                 reason=fault.reason,
                 traceback=fault.traceback,
@@ -109,14 +131,17 @@ class Measuring:
 
     def _watched(self, child: Child) -> TrainResult:
         """The result, the moment it is written. _Crash if there is none."""
-        settings, clock = self._trial.settings, None
+        settings, clock, stopwatch = self._trial.settings, None, _Stopwatch()
         while True:
+            looked = time.monotonic()
             code = child.exit_code()  # before the files are looked at, so that a last word is not missed
-            if self._tail.read():
+            result = read_record(TrainResult, self._train / "result.json")
+            news = self._tail.read()
+            stopwatch.look(looked, self._tail.phase == "train" and result is None)
+            if news:
                 self._show(self._tail.phase)
-            if result := read_record(TrainResult, self._train / "result.json"):
-                if self._tail.phase not in ("train", "save"):
-                    raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
+            if result:
+                self._check_clock(result, stopwatch.seconds)
                 return result
             if fault := read_record(Fault, self._train / "fault.json"):
                 raise _Crash(outcome.bounded(fault))
@@ -133,6 +158,15 @@ class Measuring:
                 late = f"main did not return within {grace:g} s of the end of the budget"
                 raise _Crash(Fault(self._tail.phase, late))
             self._pause(child)
+
+    def _check_clock(self, result: TrainResult, seconds: float) -> None:
+        """_Crash if the clock was not kept. seconds: of training, as seen from outside."""
+        budget = self._trial.settings.budget
+        if self._tail.phase not in ("train", "save"):
+            raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
+        if seconds > budget + max(_LAST_STEP, 0.02 * budget):
+            reason = f"trained for {seconds:.1f} s where the budget is {budget:g} s"
+            raise _Crash(Fault("train", reason, None, result), "quarantined")
 
     def _died(self, code: int, child: Child) -> Fault:
         how = f"was ended by signal {code - 128}" if code > 128 else f"exited with code {code}"
