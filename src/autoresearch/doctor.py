@@ -33,7 +33,7 @@ def examine(
     chosen = _load(program)
     yield chosen if isinstance(chosen, Finding) else _checked("program", lambda: _describe(program, chosen))
     device: Device = "auto" if isinstance(chosen, Finding) else chosen.settings.device
-    yield _checked("device", lambda: describe_hardware(resolve_device(device)))
+    yield _checked("device", lambda: describe_hardware(resolve_device(device, environ), environ))
     yield _checked("repository", lambda: _repository(folder, chosen))
     yield _checked("ledger", lambda: _ledger(folder))
     yield _space(cache)

@@ -55,7 +55,9 @@ def resolve_device(device: Device, environ: Mapping[str, str] = _NOTHING) -> str
     if device == "cuda":
         hidden = environ.get(_VISIBLE) is not None and visible_gpus()
         why = f"{_VISIBLE}={environ[_VISIBLE]} hides them all" if hidden else "nvidia-smi lists none"
-        raise EngineError(f"No NVIDIA GPU is seen: {why}.", "Set device: auto, or mend the driver or the variable.")
+        raise EngineError(
+            f"No NVIDIA GPU is seen: {why}.", "Mend the driver or the variable; programs/tiny.md needs no GPU."
+        )
     return "cpu"
 
 

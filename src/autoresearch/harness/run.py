@@ -36,7 +36,7 @@ class Run:
         self._clock = Clock(task.budget, task.max_steps, self.device)
         self._curve = Curve(phases.events, self._peak_memory)
         self._data = TrainingData(task.tokens, task.seed, self.device)
-        self._steps = self._tokens = self._parameters = 0
+        self._batches = self._steps = self._tokens = self._parameters = 0
         self._flops: float | None = None
         self._start_hash: str | None = None
         self._saved = False
@@ -59,17 +59,21 @@ class Run:
         """(inputs, targets), int64[rows, context] each, on the device, until the budget is spent."""
         if not self._clock.started:
             raise Failure("run.batches was called before run.start(model)")
-        while not self._clock.spent(self._steps):
-            self.progress = self._clock.progress(self._steps)
+        while not self._clock.spent(self._batches):
+            self.progress = self._clock.progress(self._batches)
             batch = self._data.batch(rows, context)
-            self._steps += 1
+            self._batches += 1
             self._tokens += rows * context
             yield batch
             self._clock.fence()
         self._end()
 
     def report(self, loss: Tensor | float) -> None:
-        """Show a training loss on the live curve: plain cross-entropy, nats per token. Never waits for the device."""
+        """A step is done: its loss, cross-entropy in nats per token, for the live curve. Never waits for the device.
+
+        A step may take several batches; so steps are counted here.
+        """
+        self._steps += 1
         self._curve.add(
             loss,
             step=self._steps,
@@ -100,7 +104,7 @@ class Run:
         self._phases.close()
         return TrainResult(
             seconds=dict(self._phases.seconds) | ({"train": self._clock.elapsed} if self._clock.started else {}),
-            steps=self._steps,
+            steps=self._steps or self._batches,
             tokens=self._tokens,
             parameters=self._parameters,
             peak_memory=self._peak_memory(),
