@@ -1,5 +1,6 @@
 """The training child: import, preflight, main(run), and a result or a fault, whatever happens."""
 
+import contextlib
 import random
 import sys
 import traceback
@@ -38,9 +39,18 @@ def train(task: TrainTask, phases: Phases) -> None:
         _seed_all(task.seed)
         module.main(run)
         run.finish()
+        _flush()
         write_record(folder / "result.json", run.result())
     except BaseException as error:  # SystemExit and the like too: whatever the candidate raises is its result
+        _flush()
         write_record(folder / "fault.json", _fault(error, phases.name, task.source, run))
+
+
+def _flush() -> None:
+    """What was printed reaches the log before the result is seen: after that the process may be killed at any time."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the candidate may have put anything in their place
+            stream.flush()
 
 
 def _seed_all(seed: int) -> None:
