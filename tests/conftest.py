@@ -22,6 +22,9 @@ from filelock import FileLock
 
 from autoresearch import knobs
 
+# A shell starts what it puts into the background with Ctrl-C ignored, and all children inherit that: here it is heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 COMMAND = Path(sys.executable).with_name("autoresearch")
 TIMEOUT = 240  # seconds: far more than any command here takes, even on a busy machine
 

@@ -290,7 +290,6 @@ def test_output_into_a_closed_pipe(finished: Lab, arguments: list[str]) -> None:
     assert done.err == GONE
 
 
-@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="Ctrl-C is ignored in the background")
 def test_ctrl_c_at_any_time(lab: Lab) -> None:
     """Interrupted while it starts, begins, trains, scores, and twice at once: the same command then finishes."""
     draw = random.Random(0)
