@@ -184,7 +184,6 @@ class Loop:
         id = self.ledger.begin(experiment, "first", seed)
         if experiment.stage == "committed":
             experiment = self.ledger.advance(experiment, "running")
-        tip = self.ledger.tip(self.run.tag)
         try:
             prepared = trial.build(
                 self.program,
@@ -192,7 +191,7 @@ class Loop:
                 seed,
                 self.corpus,
                 self.ledger.folder_of(self.run.tag, experiment.number),
-                incumbent=self.ledger.folder_of(self.run.tag, tip.number) / "losses.npz" if tip else None,
+                incumbent=trial.incumbent(self.ledger, self.run.tag),
                 keep=True,
                 deadline=deadline,
             )
@@ -218,27 +217,24 @@ class Loop:
             self.workspace.keep(self.run.tag, experiment.commit, experiment.parent)
         kept = [e.number for e in self.ledger.experiments(self.run.tag) if e.status == "kept"]
         for number in {experiment.number, *kept} - {1, *kept[-1:]}:
-            for name in ("weights.safetensors", "losses.npz"):
-                (self.ledger.folder_of(self.run.tag, number) / name).unlink(missing_ok=True)
+            trial.let_go(self.ledger, self.run.tag, number)
         return self.ledger.advance(experiment, "done", ended=time.time())
 
     # ------------------------------------------------------------------------------------------ limits
 
     def _spent(self, limits: Limits) -> str | None:
-        done = [e for e in self.ledger.experiments(self.run.tag) if e.stage == "done"]
-        if limits.experiments is not None and len(done) >= limits.experiments:
-            return f"{len(done)} experiments are done"
-        return None
+        if limits.experiments is None:
+            return None
+        done = sum(e.stage == "done" for e in self.ledger.experiments(self.run.tag))
+        return f"{done} experiments are done" if done >= limits.experiments else None
 
     def _too_late(self, experiment: Experiment | None, limits: Limits) -> str | None:
         """An experiment that cannot finish before the deadline is not started; nor is a proposal for one."""
         if limits.deadline is None or (experiment and experiment.stage in ("measured", "decided")):
             return None
-        left = limits.deadline - time.time()
-        if left < self._expected():
-            return (
-                f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(self._expected())}"
-            )
+        left, expected = limits.deadline - time.time(), self._expected()
+        if left < expected:
+            return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(expected)}"
         return None
 
     def _expected(self) -> float:

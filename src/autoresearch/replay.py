@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from autoresearch import decide, knobs, trial
 from autoresearch.errors import Misuse
@@ -95,10 +94,9 @@ class Replayer:
     def _measure(self, experiment: Experiment, program: Program, source: str, seed: int) -> Measurement:
         logs = self.ledger.folder_of(self.run.tag, experiment.number) / f"seed-{seed}"
         logs.mkdir(exist_ok=True)
-        tip = self.ledger.tip(self.run.tag)
-        incumbent = self.ledger.folder_of(self.run.tag, tip.number) / "losses.npz" if tip else None
+        incumbent = trial.incumbent(self.ledger, self.run.tag)
         try:
-            prepared = trial.build(program, source, seed, self.corpus, Path(logs), incumbent=incumbent)
+            prepared = trial.build(program, source, seed, self.corpus, logs, incumbent=incumbent)
         except trial.Unfit as error:
             return trial.unfit(seed, error)
         return self.engine.measure(prepared, partial(self.watcher.progress, experiment))

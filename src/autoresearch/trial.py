@@ -5,7 +5,10 @@ from pathlib import Path
 
 from autoresearch import knobs
 from autoresearch.errors import Misuse
+from autoresearch.ledger import Ledger
 from autoresearch.records import CorpusView, Measurement, Program, Trial
+
+_WEIGHTS, _LOSSES = "weights.safetensors", "losses.npz"
 
 
 class Unfit(Exception):
@@ -61,11 +64,23 @@ def build(
         corpus=view,
         settings=settings,
         incumbent=str(incumbent) if incumbent and incumbent.exists() else None,
-        keep_weights=str(logs / "weights.safetensors") if keep else None,
-        keep_losses=str(logs / "losses.npz") if keep else None,
+        keep_weights=str(logs / _WEIGHTS) if keep else None,
+        keep_losses=str(logs / _LOSSES) if keep else None,
         logs=str(logs),
         deadline=deadline,
     )
+
+
+def incumbent(ledger: Ledger, tag: str) -> Path | None:
+    """Where the losses of the run's tip lie; None before there is one."""
+    tip = ledger.tip(tag)
+    return ledger.folder_of(tag, tip.number) / _LOSSES if tip else None
+
+
+def let_go(ledger: Ledger, tag: str, number: int) -> None:
+    """Delete what `keep` has left of an experiment."""
+    for name in (_WEIGHTS, _LOSSES):
+        (ledger.folder_of(tag, number) / name).unlink(missing_ok=True)
 
 
 def unfit(seed: int, error: Unfit) -> Measurement:
