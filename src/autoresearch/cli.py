@@ -167,7 +167,7 @@ def try_(
     given = from_patch(_read(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
-        check(given, lab.workspace, lab.ledger.tip(tag), chosen.settings)
+        check(given, lab.workspace, lab.ledger.tip(tag), chosen)
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
         tried = loop.once()
     if as_json:

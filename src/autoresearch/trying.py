@@ -2,27 +2,22 @@
 
 from collections.abc import Mapping
 
-from autoresearch import knobs
+from autoresearch import trial
 from autoresearch.agent.given import Given
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import PatchError, read_edits, read_header
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Patch, Proposal
-from autoresearch.settings import Settings
+from autoresearch.records import Experiment, Patch, Program, Proposal
 from autoresearch.workspace import Workspace
 
 
-def check(given: Given, workspace: Workspace, tip: Experiment | None, settings: Settings) -> None:
+def check(given: Given, workspace: Workspace, tip: Experiment | None, program: Program) -> None:
     """Misuse if it cannot be tried on the tip as it is now: to be known before anything runs.
 
     Without a tip, on what its baseline will be: the checked-out commit with the program's constants."""
-    files = {path: workspace.read(_commit(tip, workspace), path) for path in settings.edit}
-    if tip is None:
-        source = files[settings.edit[0]]
-        known = {name: value for name, value in settings.constants.items() if name in knobs.read(source)}
-        files[settings.edit[0]] = knobs.assign(source, known)
-    given(files)
+    files = {path: workspace.read(_commit(tip, workspace), path) for path in program.settings.edit}
+    given(files if tip else {path: trial.with_constants(text, program) for path, text in files.items()})
 
 
 def from_tree(workspace: Workspace, ledger: Ledger, tag: str, title: str) -> Given:
