@@ -22,6 +22,7 @@ from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size, parse_duration
 
 if TYPE_CHECKING:
+    from autoresearch.agent.calls import Terms
     from autoresearch.knobs import Value
     from autoresearch.lab import Lab
     from autoresearch.records import Program
@@ -50,7 +51,8 @@ AgentOption = Annotated[
     typer.Option(
         "--agent",
         "-a",
-        help="Who proposes: search (no LLM), command:CMD (prompt on stdin, reply on stdout), replay:FILE.",
+        help="Who proposes: search (no LLM), anthropic[:MODEL], openai[:MODEL], command:CMD (prompt on stdin, reply "
+        "on stdout), replay:FILE.",
     ),
 ]
 
@@ -116,6 +118,17 @@ def run(
         ),
     ] = None,
     agent: AgentOption = "search",
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="US dollars that the run may spend on the model, in all.", min=0)
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            "--price",
+            help="What the model costs, IN,OUT or IN,OUT,CACHED in dollars per million tokens, in place of the list "
+            "price.",
+        ),
+    ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
 ) -> None:
@@ -131,7 +144,8 @@ def run(
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
     with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
-        loop = lab.loop(chosen, text, tag, watcher, lab.agent(agent, tag), corpus)
+        asked = lab.agent(agent, tag, watcher, _terms(max_cost, price))
+        loop = lab.loop(chosen, text, tag, watcher, asked, corpus)
         for line in (
             f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}",
             *_uncommitted(lab, chosen.settings.edit),
@@ -301,6 +315,30 @@ def _program(path: Path) -> "tuple[Program, str]":
 
     loaded = programs.load(path)
     return loaded, path.read_text(encoding="utf-8")
+
+
+def _terms(max_cost: float | None, price: str | None) -> "Terms":
+    """How a model is asked. The two variables are for servers that are slow to begin, and for tests."""
+    from autoresearch.agent import calls, prices
+
+    return calls.Terms(
+        max_cost,
+        prices.given(price) if price else None,
+        _number("AUTORESEARCH_LLM_WAIT", calls.LONGEST_WAIT),
+        _number("AUTORESEARCH_LLM_TIMEOUT", calls.SILENCE),
+    )
+
+
+def _number(variable: str, default: float) -> float:
+    """Seconds in a variable of the environment."""
+    text = os.environ.get(variable, "")
+    try:
+        number = float(text or default)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise Misuse(f"{variable}={text} is not a number of seconds.")
+    return number
 
 
 def _uncommitted(lab: "Lab", paths: tuple[str, ...]) -> Iterator[str]:

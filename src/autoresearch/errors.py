@@ -43,12 +43,23 @@ class AgentError(UserError):
 
 
 class ModelUnavailable(AgentError):
-    """The model gave no reply this time, and may the next: asked again before the run ends over it."""
+    """The model gave no reply this time, and may the next: it is asked again, later and later.
+
+    `retry_after`: seconds that the server asked to be left alone.
+    """
+
+    def __init__(self, message: str, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, remedy)
+        self.retry_after = retry_after
 
 
 class EngineError(UserError):
     """The machine, and not the patch, kept an experiment from running."""
 
 
-class DeadlinePassed(UserError):
-    """The run's time is up in the middle of a measurement; the experiment waits for the next start."""
+class LimitReached(UserError):
+    """A limit that the user set ends the run here. Nothing failed; what is unfinished waits for the next start."""
+
+
+class DeadlinePassed(LimitReached):
+    """The run's time is up in the middle of something."""

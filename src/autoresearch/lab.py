@@ -10,13 +10,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from autoresearch import campaign, program, workspace
+from autoresearch.agent.calls import Terms
 from autoresearch.agent.select import make_agent
 from autoresearch.corpus import prepare, sources, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop, Watcher
-from autoresearch.records import CorpusView, Program
+from autoresearch.records import CorpusView, Exchange, Program, Waiting
 from autoresearch.replay import Replayer
 from autoresearch.schema import Run
 from autoresearch.settings import Device
@@ -84,11 +85,9 @@ class Lab:
 
     # ------------------------------------------------------------------------------------------ what works on them
 
-    def agent(self, spec: str, tag: str) -> Agent:
+    def agent(self, spec: str, tag: str, watcher: Watcher, terms: Terms | None = None) -> Agent:
         """The agent that a user names, its model calls charged to the run's open experiment. Misuse if unknown."""
-        return make_agent(
-            spec, lambda exchange: self.ledger.charge(self.ledger.open_experiment(tag), exchange), self.environ
-        )
+        return make_agent(spec, _RunDesk(self.ledger, tag, watcher), self.environ, terms)
 
     def loop(
         self,
@@ -134,6 +133,24 @@ class Lab:
             return (prepared if known else prepare.ensure(prepared, vocab_size)).view(vocab_size)
 
         return view
+
+
+@dataclass(frozen=True, slots=True)
+class _RunDesk:
+    """Where the model calls of one run are noted."""
+
+    ledger: Ledger
+    tag: str
+    watcher: Watcher
+
+    def record(self, exchange: Exchange) -> None:
+        self.ledger.charge(self.ledger.open_experiment(self.tag), exchange)
+
+    def spent(self) -> float:
+        return self.ledger.usage(self.tag).usd or 0.0
+
+    def waiting(self, waiting: Waiting | None) -> None:
+        self.watcher.waiting(self.ledger.open_experiment(self.tag), waiting)
 
 
 @contextmanager

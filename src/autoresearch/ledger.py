@@ -332,10 +332,10 @@ class Ledger:
         usage = exchange.usage
         with self._write() as db:
             cursor = db.execute(
-                "INSERT INTO calls (tag, number, at, model, seconds, input_tokens, cached_tokens, output_tokens, usd)"
-                " VALUES (?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO calls (tag, number, at, model, seconds, input_tokens, cached_tokens, written_tokens,"
+                " output_tokens, usd, error) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (experiment.tag, experiment.number, time.time(), exchange.model, exchange.seconds, usage.input_tokens,
-                 usage.cached_tokens, usage.output_tokens, usage.usd),
+                 usage.cached_tokens, usage.written_tokens, usage.output_tokens, usage.usd, exchange.error),
             )  # fmt: skip
             folder = self.folder_of(experiment.tag, experiment.number)
             (folder / f"call-{cursor.lastrowid}.json").write_bytes(_EXCHANGE.dump_json(exchange, indent=1))
@@ -343,6 +343,8 @@ class Ledger:
     def usage(self, tag: str) -> Usage:
         """Totals over a run; a sum is None if no call reported that number."""
         (row,) = self._read(
-            "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(output_tokens), SUM(usd) FROM calls WHERE tag = ?", tag
+            "SELECT SUM(input_tokens), SUM(cached_tokens), SUM(written_tokens), SUM(output_tokens), SUM(usd)"
+            " FROM calls WHERE tag = ?",
+            tag,
         )
         return Usage(*row)

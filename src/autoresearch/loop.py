@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from autoresearch import decide, knobs, trial
-from autoresearch.errors import AgentError, DeadlinePassed, EngineError, UserError
+from autoresearch.errors import AgentError, EngineError, LimitReached, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import (
     Brief,
@@ -24,6 +24,7 @@ from autoresearch.records import (
     Progress,
     Proposal,
     Trial,
+    Waiting,
 )
 from autoresearch.schema import Run
 from autoresearch.units import format_duration
@@ -50,11 +51,14 @@ class Engine(Protocol):
 
 
 class Watcher(Protocol):
-    """Who looks on: told of every stage and of progress within one."""
+    """Who looks on: told of every stage, of progress within one, and of what is waited for."""
 
     def stage(self, experiment: Experiment) -> None: ...
 
     def progress(self, experiment: Experiment, progress: Progress) -> None: ...
+
+    def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
+        """None: it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,9 @@ class Loop:
                     return why
                 self.watcher.stage(experiment)
                 try:
-                    experiment = self._step(experiment, limits)
-                except DeadlinePassed:
-                    return "the time is up"
+                    experiment = self._step(experiment, limits.deadline)
+                except LimitReached as limit:
+                    return limit.message
             self.watcher.stage(experiment)
             if experiment.number == 1 and experiment.status != "kept":
                 raise EngineError(f"the baseline {experiment.status}: {experiment.reason}.", self._mend(experiment))
@@ -134,14 +138,14 @@ class Loop:
                     f"Read its replies in {self.ledger.folder_of(self.run.tag, experiment.number)}.",
                 )
 
-    def _step(self, experiment: Experiment, limits: Limits) -> Experiment:
+    def _step(self, experiment: Experiment, deadline: float | None) -> Experiment:
         match experiment.stage:
             case "proposing":
-                return self.propose(experiment)
+                return self.propose(experiment, deadline)
             case "proposed":
                 return self.commit(experiment)
             case "committed" | "running":
-                return self.measure(experiment, limits.deadline)
+                return self.measure(experiment, deadline)
             case "measured":
                 return self.decide(experiment)
             case _:
@@ -149,11 +153,11 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ the stages
 
-    def propose(self, experiment: Experiment) -> Experiment:
+    def propose(self, experiment: Experiment, deadline: float | None = None) -> Experiment:
         """Ask the agent, who sees the files at the tip and what the ledger remembers."""
         if experiment.number == 1:
             return self.ledger.propose(experiment, self._baseline())
-        proposal = self.agent.propose(self._brief(experiment))
+        proposal = self.agent.propose(self._brief(experiment, deadline))
         return self.ledger.propose(experiment, proposal, self.agent.name)
 
     def commit(self, experiment: Experiment) -> Experiment:
@@ -249,7 +253,7 @@ class Loop:
         tip = self.ledger.tip(self.run.tag)
         return tip.commit if tip and tip.commit else self.run.base
 
-    def _brief(self, experiment: Experiment) -> Brief:
+    def _brief(self, experiment: Experiment, deadline: float | None = None) -> Brief:
         return Brief(
             program=self.program,
             metric=self.run.metric,
@@ -259,6 +263,7 @@ class Loop:
             tag=self.run.tag,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
+            until=None if deadline is None else deadline - self._expected(),
         )
 
     def _baseline(self) -> Proposal:

@@ -51,11 +51,12 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one model call cost; None where the model does not say."""
+    """What one model call took and cost; None where the model does not say."""
 
-    input_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: int | None = None  # the whole prompt
+    cached_tokens: int | None = None  # of these, read from the provider's cache
+    written_tokens: int | None = None  # of these, written to it
+    output_tokens: int | None = None  # thinking included
     usd: float | None = None
 
 
@@ -65,6 +66,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+    stable: int = 0  # characters at its beginning that later calls will repeat: worth a provider's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Exchange:
     reply: str
     usage: Usage
     seconds: float
+    error: str | None = None  # why there is no reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Brief:
     tag: str
     hardware: str = ""  # one line: device, memory
     seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
+    until: float | None = None  # time.time() after which a proposal comes too late to be measured
 
 
 # ---------------------------------------------------------------------------------------------- the engine
@@ -232,6 +236,14 @@ class Progress:
     point: Point | None = None
     tokens_per_second: float | None = None
     memory: int | None = None  # peak, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a run waits for before it goes on, and until when (time.time())."""
+
+    reason: str
+    until: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from autoresearch.errors import LedgerError
 from autoresearch.records import Experiment, Goal, Measurement, Metric
 
-SCHEMA = 1
+SCHEMA = 2
 MIGRATIONS: dict[int, str] = {
     1: """
     CREATE TABLE runs (
@@ -42,7 +42,11 @@ MIGRATIONS: dict[int, str] = {
         FOREIGN KEY (tag, number) REFERENCES experiments
     );
     CREATE INDEX measured ON measurements (tag, number);
-    """
+    """,
+    2: """
+    ALTER TABLE calls ADD COLUMN written_tokens INTEGER;
+    ALTER TABLE calls ADD COLUMN error TEXT
+    """,
 }
 
 Purpose = Literal["first", "replay", "transfer"]

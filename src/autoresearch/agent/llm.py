@@ -1,44 +1,40 @@
 """An agent that asks a chat model: prompt, reply, patch, and a bounded number of repairs."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from autoresearch import knobs
 from autoresearch.agent import prompt
-from autoresearch.agent.models import ChatModel, Completion
+from autoresearch.agent.calls import Caller
+from autoresearch.agent.models import Completion
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import Header, PatchError, read_edits, read_header
-from autoresearch.errors import ModelUnavailable
-from autoresearch.records import Brief, Exchange, Message, Patch, Proposal
+from autoresearch.records import Brief, Message, Patch, Proposal
 
 REPAIRS = 2  # times a failed edit goes back with the reason; then the whole file is asked for, once
-WAITS = (1.0, 5.0, 25.0)  # seconds before a call that failed is made again: a night outlives a hiccup
-PATIENCE = 3600.0  # seconds after which no call is made again: a command that hangs does so for long
 
 
 class LLMAgent:
-    """Proposes what a `ChatModel` writes. Every call is recorded, and so charged, before its reply is read."""
+    """Proposes what a `ChatModel` writes."""
 
-    def __init__(
-        self, model: ChatModel, record: Callable[[Exchange], None], sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self.name = model.name
-        self._model = model
-        self._record = record
-        self._sleep = sleep
+    def __init__(self, caller: Caller) -> None:
+        self.name = caller.name
+        self._caller = caller
 
     def propose(self, brief: Brief) -> Proposal:
-        """One proposal, with a patch that applies and compiles, or with `failure` set. AgentError from the model."""
+        """One proposal, with a patch that applies and compiles, or with `failure` set. AgentError or LimitReached as
+        `Caller.ask` raises them."""
         messages = prompt.build(brief)
         header = Header()
         replies = 0
         while True:
-            reply = self._ask(messages)
+            completion = self._caller.ask(messages, brief.until)
             replies += 1
+            reply = completion.text
             header = _merged(read_header(reply), header)
+            if silence := _silence(completion):
+                return _proposal(header, replies, failure=silence)
             try:
-                patch = apply(read_edits(reply), brief.files)
-                _check_knobs(patch.files, brief)
+                patch = _patch(completion, brief)
                 return _proposal(header, replies, patch=patch)
             except PatchError as error:
                 if replies > REPAIRS + 1:
@@ -46,24 +42,26 @@ class LLMAgent:
                 again = prompt.repair(str(error)) if replies <= REPAIRS else prompt.whole_file(str(error), brief)
                 messages = (*messages, Message("assistant", prompt.bounded_reply(reply)), again)
 
-    def _ask(self, messages: tuple[Message, ...]) -> str:
-        start = time.monotonic()
-        completion = self._complete(messages)
-        seconds = time.monotonic() - start
-        self._record(Exchange(self._model.name, messages, completion.text, completion.usage, seconds))
-        return completion.text
 
-    def _complete(self, messages: tuple[Message, ...]) -> Completion:
-        """The model's answer, asked for again after each wait if there is none; the last failure is raised."""
-        start = time.monotonic()
-        for wait in WAITS:
-            try:
-                return self._model.complete(messages)
-            except ModelUnavailable:
-                if time.monotonic() - start > PATIENCE:
-                    raise
-            self._sleep(wait)
-        return self._model.complete(messages)
+def _silence(completion: Completion) -> str | None:
+    """Why there is nothing to repair, if so: asked the same again, a model says the same."""
+    if completion.ended == "refused":
+        return f"the model refused: {completion.reason}" if completion.reason else "the model refused"
+    if completion.ended == "whole" and not completion.text.strip():
+        return "the reply was empty"
+    return None
+
+
+def _patch(completion: Completion, brief: Brief) -> Patch:
+    """The reply's edit. PatchError also for what was cut: its first blocks may apply, and be half an idea."""
+    if completion.ended == "cut":
+        raise PatchError(
+            "the reply was cut off at the limit of its length. Send a shorter one: small blocks, no more lines in them"
+            " than make the place unique"
+        )
+    patch = apply(read_edits(completion.text), brief.files)
+    _check_knobs(patch.files, brief)
+    return patch
 
 
 def _merged(new: Header, old: Header) -> Header:

@@ -1,19 +1,20 @@
-"""The chat models there are: an external command, and a recording of earlier replies.
+"""What every model stands behind, and the two that need no provider: an external command, and a recording.
 
-The seam that providers stand behind is `ChatModel`: messages in, text and usage out.
+The seam is `ChatModel`: messages in, text and usage out. The providers' models are in `agent.providers`.
 """
 
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from autoresearch.agent import process
 from autoresearch.agent.reply import MAX_REPLY, clean
-from autoresearch.errors import AgentError, ModelUnavailable
+from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message, Usage
 from autoresearch.units import format_duration
 
@@ -22,10 +23,25 @@ COMMAND_LIMIT = 1800.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered, and what that cost."""
+    """What a model answered, what that cost, and how it ended.
+
+    `cut`: at the limit of its length; `refused`: the model declines; `broken`: the connection or the server failed
+    after something was charged, for the reason given.
+    """
 
     text: str
     usage: Usage
+    ended: Literal["whole", "cut", "refused", "broken"] = "whole"
+    reason: str | None = None
+    retry_after: float | None = None  # seconds that the server asked to be left alone
+
+
+class Price(Protocol):
+    """What a model's tokens cost."""
+
+    def cost(self, usage: Usage) -> float:
+        """US dollars for a call that took these tokens."""
+        ...
 
 
 class ChatModel(Protocol):
@@ -33,17 +49,37 @@ class ChatModel(Protocol):
 
     name: str
 
-    def complete(self, messages: Sequence[Message]) -> Completion:
-        """The model's reply. ModelUnavailable if asking again may help; another AgentError ends the run."""
+    @property
+    def price(self) -> Price | None:
+        """None: not known."""
         ...
+
+    def check(self) -> None:
+        """AgentError if it can be known at no cost that no call will succeed: a wrong key, an unknown model.
+        ModelUnavailable if it cannot be known now."""
+        ...
+
+    def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
+        """The model's reply. ModelUnavailable if asking again may help; another AgentError ends the run.
+
+        `until`: time.time() at which a reply comes too late (DeadlinePassed). `room`: output tokens it may take.
+        """
+        ...
+
+
+class _Free:
+    def cost(self, usage: Usage) -> float:
+        return 0.0
 
 
 class CommandModel:
     """A program of the user's: an external coding agent or a script.
 
     It gets the prompt as one plain-text document on stdin and prints the reply on stdout, anew for each call, with
-    the environment given.
+    the environment given. What it costs is not known.
     """
+
+    price = None
 
     def __init__(self, command: str, environ: Mapping[str, str], limit: float = COMMAND_LIMIT) -> None:
         try:
@@ -60,10 +96,14 @@ class CommandModel:
         self._environ = dict(environ)
         self._limit = limit
 
-    def complete(self, messages: Sequence[Message]) -> Completion:
+    def check(self) -> None:
+        """Nothing more to know: that there is such a command was seen at once."""
+
+    def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
         """Run the command on the prompt. AgentError if it cannot start; ModelUnavailable if it then gives no reply."""
+        limit = self._limit if until is None else min(self._limit, until - time.time())
         try:
-            ended = process.run(self._command, as_document(messages), self._environ, self._limit, 4 * MAX_REPLY)
+            ended = process.run(self._command, as_document(messages), self._environ, limit, 4 * MAX_REPLY)
         except OSError as error:
             raise AgentError(
                 f"The agent's command {self._command[0]!r} cannot be started: {error.strerror or error}.",
@@ -73,26 +113,32 @@ class CommandModel:
             return Completion(ended.output[:MAX_REPLY], Usage())
         if ended.oversized:
             what = "printed more than a reply can be"
+        elif ended.code is None and limit < self._limit:
+            raise DeadlinePassed("the run's time is up before its agent had answered")
         elif ended.code is None:
             what = f"did not finish within {format_duration(self._limit)}"
         else:
             what = f"ended with exit code {ended.code}"
         tail = clean(ended.errors[-400:], 400)
         said = f'; its last words: "{tail}"' if tail else ""
-        raise ModelUnavailable(
-            f"The agent's command {self._command[0]!r} {what}{said}.", "Once mended, the run resumes."
-        )
+        raise ModelUnavailable(f"The agent's command {self._command[0]!r} {what}{said}.")
 
 
 class ReplayModel:
     """Replies from a JSONL file, one `{"reply": "..."}` a line, in order, the first `skip` of them used up already."""
+
+    price = _Free()
 
     def __init__(self, path: Path, skip: int = 0) -> None:
         self.name = f"replay:{path}"
         self._replies = _read_replies(path)
         self._next = skip
 
-    def complete(self, messages: Sequence[Message]) -> Completion:
+    def check(self) -> None:
+        """It was read at once."""
+
+    def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
+        """The next reply. AgentError if there is none."""
         if self._next >= len(self._replies):
             raise AgentError(
                 f"The recording {self.name.partition(':')[2]} has ended after {len(self._replies)} replies.",

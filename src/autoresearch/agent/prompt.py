@@ -142,8 +142,10 @@ the file just shown, as it is now.
 
 
 def build(brief: Brief) -> tuple[Message, ...]:
-    """The messages of a new proposal: one that stays the same throughout a run, and one that does not."""
-    return Message("system", _stable(brief)), Message("user", _changing(brief))
+    """The messages of a new proposal. What stays the same throughout a run comes first, then the file, which changes
+    with a keep, and then what changes each time: so a provider's cache serves as much as it can."""
+    rules, file = _stable(brief), _tip(brief)
+    return Message("system", rules, len(rules)), Message("user", f"{file}\n\n{_changing(brief)}", len(file))
 
 
 def repair(reason: str) -> Message:
@@ -208,11 +210,15 @@ def _memory(settings: Settings) -> str:
     )
 
 
-def _changing(brief: Brief) -> str:
+def _tip(brief: Brief) -> str:
     parts = [f"Hardware: {clean(brief.hardware, 200)}"] if brief.hardware else []
     for path, text in brief.files.items():
         parts.append(f"# {path}, as it is now\n\n<file>\n{text.rstrip()}\n</file>")
-    parts.append("# What was tried\n\n" + digest.as_data("history", digest.history(brief.history, brief.metric)))
+    return "\n\n".join(parts)
+
+
+def _changing(brief: Brief) -> str:
+    parts = ["# What was tried\n\n" + digest.as_data("history", digest.history(brief.history, brief.metric))]
     crash = digest.crash(brief.history[-1]) if brief.history else None
     if crash:
         parts.append(

@@ -1,46 +1,66 @@
 """From what the user wrote after --agent to an agent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from autoresearch.agent.calls import Caller, Desk, Terms
 from autoresearch.agent.llm import LLMAgent
-from autoresearch.agent.models import CommandModel, ReplayModel
+from autoresearch.agent.models import ChatModel, CommandModel, ReplayModel
 from autoresearch.agent.search import SearchAgent
-from autoresearch.errors import Misuse
-from autoresearch.records import Brief, Exchange, Proposal
+from autoresearch.errors import Misuse, ModelUnavailable
+from autoresearch.records import Brief, Proposal
 
-_EXISTING = "search, command:CMD (prompt on stdin, reply on stdout) or replay:FILE (recorded replies)"
+AGENTS = (
+    "search (no model), anthropic:MODEL, openai:MODEL (or any server that speaks its language), command:CMD (prompt on"
+    " stdin, reply on stdout) or replay:FILE (recorded replies)"
+)
 
 
 class ReplayAgent:
     """Recorded replies; how many of them the run has used is read from its history."""
 
-    def __init__(self, path: Path, record: Callable[[Exchange], None]) -> None:
+    def __init__(self, path: Path, desk: Desk) -> None:
         self.name = ReplayModel(path).name  # reads it, so that a bad recording is reported before the run begins
         self._path = path
-        self._record = record
+        self._desk = desk
 
     def propose(self, brief: Brief) -> Proposal:
         used = sum(experiment.replies for experiment in brief.history if experiment.number > 1)  # 1 is the baseline
-        return LLMAgent(ReplayModel(self._path, skip=used), self._record).propose(brief)
+        return LLMAgent(Caller(ReplayModel(self._path, skip=used), self._desk)).propose(brief)
 
 
 def make_agent(
-    spec: str, record: Callable[[Exchange], None], environ: Mapping[str, str]
+    spec: str, desk: Desk, environ: Mapping[str, str], terms: Terms | None = None
 ) -> SearchAgent | LLMAgent | ReplayAgent:
-    """The agent named by `spec`: `search`, `command:CMD` or `replay:FILE`. Stateless between calls: all it knows comes
-    with the brief, so a run can resume anywhere.
+    """The agent named by `spec`. Stateless between calls: all it knows comes with the brief, so a run can resume
+    anywhere. `environ` is what a command's process gets, and where keys and base URLs are looked for.
 
-    `record` is called with each model call before its reply is read; `environ` is what a command's process gets.
-    Misuse if there is no such agent; AgentError if its command or recording cannot be read.
+    Misuse if there is no such agent, or its price is not known and `terms` bound it; AgentError if its command, its
+    recording, its key or its model will not do.
     """
+    terms = terms or Terms()
     kind, _, rest = spec.partition(":")
     if spec == "search":
         return SearchAgent()
-    if kind == "command" and rest.strip():
-        return LLMAgent(CommandModel(rest, environ), record)
     if kind == "replay" and rest.strip():
-        return ReplayAgent(Path(rest), record)
-    if kind in ("anthropic", "openai"):
-        raise Misuse(f"The agent {kind}: comes with the next release.", f"Until then: {_EXISTING}.")
-    raise Misuse(f"There is no agent {spec!r}.", f"Choose {_EXISTING}.")
+        return ReplayAgent(Path(rest), desk)
+    model = make_model(spec, environ, terms)
+    if model is None:
+        raise Misuse(f"There is no agent {spec!r}.", f"Choose {AGENTS}.")
+    if terms.max_cost is not None and model.price is None:
+        raise Misuse(
+            f"--max-cost cannot be kept: what {model.name} costs is not known.",
+            "Say it with --price IN,OUT in dollars per million tokens, or leave --max-cost out.",
+        )
+    with suppress(ModelUnavailable):  # it will be asked again when it is needed
+        model.check()
+    return LLMAgent(Caller(model, desk, terms))
+
+
+def make_model(spec: str, environ: Mapping[str, str], terms: Terms) -> ChatModel | None:
+    """The chat model that `spec` names, if it names one. AgentError if it cannot be one on this machine."""
+    kind, _, rest = spec.partition(":")
+    if kind == "command" and rest.strip():
+        return CommandModel(rest, environ)
+    return None

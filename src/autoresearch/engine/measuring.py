@@ -258,7 +258,7 @@ class Measuring:
     def _pause(self, child: Child) -> None:
         deadline = self._trial.deadline
         if deadline is not None and time.time() > deadline:
-            raise DeadlinePassed("The run's time is up in the middle of an experiment.")
+            raise DeadlinePassed("the run's time is up in the middle of an experiment")
         child.trim(_LOG_LIMIT, _LOG)
         time.sleep(_POLL)
 

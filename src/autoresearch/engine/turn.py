@@ -29,7 +29,7 @@ def turn(lock: Path, deadline: float | None, watch: Callable[[Progress], None]) 
             break
         except Timeout:
             if deadline is not None and time.time() > deadline:
-                raise DeadlinePassed("The run's time is up before the device was free.") from None
+                raise DeadlinePassed("the run's time is up before the device was free") from None
             watch(Progress(phase="waiting", seconds=time.monotonic() - began))
         except (OSError, NotImplementedError) as error:  # the second: a filesystem without locks
             raise EngineError(

@@ -1,10 +1,12 @@
 """What `run` shows while it works: a line per experiment, and on a terminal one more that moves."""
 
+import time
+
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from autoresearch.records import Experiment, Progress
+from autoresearch.records import Experiment, Progress, Waiting
 from autoresearch.report.tables import first_line, harmless, status_word, value
 from autoresearch.units import format_duration
 
@@ -60,6 +62,14 @@ class ConsoleWatcher:
         if progress.tokens_per_second and progress.phase == "train":
             text.append(f"  {progress.tokens_per_second:,.0f} tokens/s", style="dim")
         self._show(experiment, text)
+
+    def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
+        """Why nothing happens, and until when."""
+        if waiting:
+            clock = time.strftime("%H:%M:%S", time.localtime(waiting.until))
+            self._console.print(
+                Text(f"     waiting until {clock}: {first_line(waiting.reason)}", "dim"), soft_wrap=True
+            )
 
     def _show(self, experiment: Experiment, text: Text) -> None:
         if self._live:
