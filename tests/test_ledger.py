@@ -123,7 +123,7 @@ def test_calls_are_charged_and_kept_whole(ledger: Ledger) -> None:
     for usd in (None, 0.25, 0.5):
         usage = Usage(input_tokens=10, output_tokens=2, usd=usd)
         ledger.charge(e, Exchange("m", (Message("user", "grüße\n\x1b"),), "reply", usage, 1.5))
-    assert ledger.usage("t") == Usage(30, None, 6, 0.75)
+    assert ledger.usage("t") == Usage(input_tokens=30, output_tokens=6, usd=0.75)
     saved = json.loads((ledger.folder_of("t", 1) / "call-1.json").read_text())
     assert saved["messages"] == [{"role": "user", "content": "grüße\n\x1b"}] and saved["reply"] == "reply"
 
@@ -188,6 +188,25 @@ def test_migrations_lead_to_the_newest_schema_step_by_step(tmp_path: Path, monke
     monkeypatch.undo()
     with pytest.raises(LedgerError, match=rf"schema {newer}, and this autoresearch knows up to {schema.SCHEMA}"):
         Ledger(tmp_path / "state")
+
+
+def test_a_ledger_of_the_first_schema_is_carried_over_with_its_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoresearch.ledger.SCHEMA", 1)
+    Ledger(tmp_path / "state").close()
+    with sqlite3.connect(tmp_path / "state" / "ledger.db") as db:
+        db.execute("INSERT INTO runs VALUES ('t',0,'p','d','x','search','cpu','c','f','val_bpb','minimize','s','b')")
+        db.execute(
+            "INSERT INTO experiments (tag, number, stage, status, created) VALUES ('t',1,'proposing','running',0)"
+        )
+        db.execute("INSERT INTO calls (tag, number, at, model, seconds, output_tokens) VALUES ('t',1,0,'m',1,7)")
+    monkeypatch.undo()
+    ledger = Ledger(tmp_path / "state")
+    ledger.charge(ledger.open_experiment("t"), Exchange("m", (), "", Usage(written_tokens=5), 1.0, "529"))
+    assert (ledger.usage("t").output_tokens, ledger.usage("t").written_tokens) == (7, 5)
+    rows = sqlite3.connect(tmp_path / "state" / "ledger.db").execute("SELECT error FROM calls ORDER BY id")
+    assert [row[0] for row in rows] == [None, "529"]
 
 
 def test_without_one_nothing_is_made_to_read_it(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """From a model's replies to a proposal: repairs are bounded, and every call is recorded before its reply is read."""
 
+from dataclasses import replace
+
 import pytest
 
+from autoresearch.agent.calls import Caller
 from autoresearch.agent.llm import LLMAgent
 from autoresearch.agent.models import Completion
 from autoresearch.errors import AgentError, ModelUnavailable
 from autoresearch.records import Usage
 from tests.agent.briefs import PATH, SOURCE, brief
+from tests.agent.scripted import Desk, Script
 
 HEADER = "TITLE: Deeper\nFAMILY: architecture\nHYPOTHESIS: More layers.\nEXPECT: -0.01\n"
 BLOCK = """\
@@ -22,27 +26,10 @@ BAD = GOOD.replace("DEPTH = 4", "DEPTH = 3")
 DEEPER = SOURCE.replace("DEPTH = 4", "DEPTH = 5")
 
 
-class Script:
-    """A model that says what it was given to say, and remembers what it was asked."""
-
-    name = "script"
-
-    def __init__(self, *replies):
-        self.replies = list(replies)
-        self.asked = []
-
-    def complete(self, messages):
-        self.asked.append(messages)
-        reply = self.replies.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return Completion(reply, Usage(input_tokens=10, output_tokens=2))
-
-
 def proposed(*replies, **changes):
-    model, exchanges = Script(*replies), []
-    proposal = LLMAgent(model, exchanges.append).propose(brief(**changes))
-    return proposal, model, exchanges
+    model, desk = Script(*replies), Desk()
+    proposal = LLMAgent(Caller(model, desk, sleep=lambda seconds: None)).propose(brief(**changes))
+    return proposal, model, desk.exchanges
 
 
 def test_a_patch_that_applies_at_first():
@@ -76,64 +63,63 @@ def test_after_two_repairs_the_whole_file_is_asked_for_once():
 
 
 def test_then_it_has_failed_and_says_why():
-    proposal, _, exchanges = proposed(BAD, "", "no idea", BAD)
+    proposal, _, exchanges = proposed(BAD, "Sorry.", "no idea", BAD)
     assert proposal.patch is None and proposal.title == "Deeper"
     assert proposal.failure is not None and proposal.failure.startswith("block 1: SEARCH matches nowhere")
     assert "\n" not in proposal.failure
     assert proposal.replies == len(exchanges) == 4
 
 
-def test_an_empty_reply_is_repaired_and_never_sent_back_as_an_empty_message():
-    proposal, model, _ = proposed("", "  \n", GOOD)
-    assert proposal.replies == 3 and proposal.patch is not None
-    assert all(message.content.strip() for message in model.asked[2])
+def test_an_empty_reply_or_a_refusal_is_not_argued_with():
+    for reply in ("", "  \n"):
+        proposal, _, exchanges = proposed(reply, GOOD)
+        assert (proposal.patch, proposal.failure, len(exchanges)) == (None, "the reply was empty", 1)
+    refusal = Completion("I would rather not.", Usage(), "refused", "policy")
+    proposal, _, exchanges = proposed(refusal, GOOD)
+    assert (proposal.patch, proposal.failure, len(exchanges)) == (None, "the model refused: policy", 1)
+    assert proposed(BAD, Completion("", Usage(), "refused"))[0].failure == "the model refused"
+
+
+def test_a_reply_that_was_cut_is_never_applied_even_if_its_first_blocks_would_be():
+    proposal, model, _ = proposed(Completion(GOOD, Usage(), "cut"), GOOD)
+    assert proposal.patch is not None and proposal.replies == 2
+    assert "cut off at the limit of its length" in model.asked[1][-1].content
+
+
+def test_a_reply_cut_before_its_first_word_is_not_sent_back_as_an_empty_message():
+    proposal, model, _ = proposed(Completion("", Usage(), "cut"), GOOD)
+    assert proposal.patch is not None
+    assert all(message.content.strip() for message in model.asked[1])
 
 
 def test_what_a_failing_call_cost_is_recorded_up_to_it():
-    model, exchanges = Script(BAD, AgentError("The model is gone.")), []
+    desk = Desk()
     with pytest.raises(AgentError, match="The model is gone"):
-        LLMAgent(model, exchanges.append).propose(brief())
-    assert [exchange.reply for exchange in exchanges] == [BAD]
+        LLMAgent(Caller(Script(BAD, AgentError("The model is gone.")), desk)).propose(brief())
+    assert [exchange.reply for exchange in desk.exchanges] == [BAD]
 
 
-def test_a_call_that_fails_is_made_again_after_longer_and_longer_waits():
-    gone, waits, exchanges = ModelUnavailable("Overloaded."), [], []
-    model = Script(gone, gone, gone, BAD, gone, GOOD)
-    proposal = LLMAgent(model, exchanges.append, waits.append).propose(brief())
+def test_a_call_that_fails_is_made_again_with_the_same_words():
+    gone = ModelUnavailable("Overloaded.")
+    proposal, model, exchanges = proposed(gone, gone, BAD, gone, GOOD)
     assert proposal.patch is not None and proposal.replies == 2
-    assert waits == [1, 5, 25, 1]
-    assert [exchange.reply for exchange in exchanges] == [BAD, GOOD]
-    assert model.asked[0] == model.asked[3] != model.asked[4]
+    assert [exchange.error for exchange in exchanges] == ["Overloaded.", "Overloaded.", None, "Overloaded.", None]
+    assert model.asked[0] == model.asked[2] != model.asked[3]
 
 
-def test_a_call_that_keeps_failing_ends_with_its_last_words():
-    waits, model = [], Script(*[ModelUnavailable(f"Overloaded, {n}.") for n in range(9)])
-    with pytest.raises(AgentError, match="Overloaded, 3"):
-        LLMAgent(model, lambda exchange: None, waits.append).propose(brief())
-    assert len(model.asked) == 4 and len(waits) == 3
-
-
-def test_what_cannot_get_better_is_not_tried_again():
-    waits, model = [], Script(AgentError("The recording has ended."), GOOD)
-    with pytest.raises(AgentError, match="has ended"):
-        LLMAgent(model, lambda exchange: None, waits.append).propose(brief())
-    assert len(model.asked) == 1 and waits == []
-
-
-def test_a_call_that_took_very_long_to_fail_is_not_made_again(monkeypatch):
-    monkeypatch.setattr("autoresearch.agent.llm.PATIENCE", -1.0)
-    model = Script(*[ModelUnavailable("It hangs.")] * 9)
-    with pytest.raises(AgentError, match="It hangs"):
-        LLMAgent(model, lambda exchange: None, lambda seconds: None).propose(brief())
-    assert len(model.asked) == 1
+def test_the_deadline_reaches_the_model():
+    model = Script(GOOD)
+    LLMAgent(Caller(model, Desk())).propose(replace(brief(), until=9e9))
+    assert model.bounds == [(9e9, None)]
 
 
 def test_a_record_that_fails_stops_before_the_reply_is_used():
-    def full(exchange):
-        raise OSError("disk full")
+    class Full(Desk):
+        def record(self, exchange):
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        LLMAgent(Script(GOOD), full).propose(brief())
+        LLMAgent(Caller(Script(GOOD), Full())).propose(brief())
 
 
 @pytest.mark.parametrize(

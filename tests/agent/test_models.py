@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from autoresearch.agent.models import CommandModel, ReplayModel, as_document
-from autoresearch.errors import AgentError, ModelUnavailable
+from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message
 
 MESSAGES = (Message("system", "Rules.\n"), Message("user", "Propose: größer"))
@@ -107,6 +107,11 @@ class TestCommand:
         with pytest.raises(ModelUnavailable, match=r"did not finish within 2\.0s"):
             model.complete(MESSAGES)
         assert gone(wait_for(tmp_path / "pid"))
+
+    def test_it_is_ended_when_a_reply_would_come_too_late(self, tmp_path):
+        model = command(tmp_path, "import time; time.sleep(600)")
+        with pytest.raises(DeadlinePassed):
+            model.complete(MESSAGES, until=time.time() + 0.5)
 
     def test_a_child_it_leaves_behind_does_not_hold_the_reply(self, tmp_path):
         model = command(

@@ -19,6 +19,12 @@ class TestWhatItSays:
         assert [message.role for message in first] == ["system", "user"]
         assert first[0] == second[0] and first[1] != second[1]
 
+    def test_what_later_calls_repeat_is_marked_for_a_cache(self):
+        first, second = prompt.build(brief([baseline()])), prompt.build(brief([baseline(), experiment(2, "failed")]))
+        assert first[0].stable == len(first[0].content)
+        assert second[1].content[: second[1].stable] == first[1].content[: first[1].stable]
+        assert first[1].content[: first[1].stable].endswith(f"<file>\n{SOURCE}</file>")
+
     def test_what_the_settings_say(self):
         text = whole(
             budget="5m", startup_limit="2m", memory_limit="75GB", vocab_sizes=[256, 8192], min_gain=0.0005, sigma=0.01
