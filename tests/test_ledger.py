@@ -125,7 +125,7 @@ def test_calls_are_charged_and_kept_whole(ledger: Ledger) -> None:
         ledger.charge(e, Exchange("m", (Message("user", "grüße\n\x1b"),), "reply", usage, 1.5))
     assert ledger.usage("t") == Usage(input_tokens=30, output_tokens=6, usd=0.75)
     saved = json.loads((ledger.folder_of("t", 1) / "call-1.json").read_text())
-    assert saved["messages"] == [{"role": "user", "content": "grüße\n\x1b"}] and saved["reply"] == "reply"
+    assert saved["messages"][0]["content"] == "grüße\n\x1b" and saved["reply"] == "reply"
 
 
 def test_it_is_there_when_opened_again_and_the_last_worked_on_comes_first(ledger: Ledger, tmp_path: Path) -> None:
