@@ -134,7 +134,7 @@ def run(
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
     from autoresearch.lab import open_lab
-    from autoresearch.loop import Limits
+    from autoresearch.loop import Limits, Watchers
     from autoresearch.report import tables
     from autoresearch.report.watch import ConsoleWatcher, console
 
@@ -143,7 +143,8 @@ def run(
     lab = open_lab(Path.cwd(), _cache(), os.environ)
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
-    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
+    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as shown:
+        watcher = Watchers(shown)
         asked = lab.agent(agent, tag, watcher, _terms(max_cost, price))
         loop = lab.loop(chosen, text, tag, watcher, asked, corpus)
         for line in (

@@ -61,6 +61,28 @@ class Watcher(Protocol):
         """None: it is over."""
 
 
+class Watchers:
+    """Several who look on, as one: each is told, in the order given."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def stage(self, experiment: Experiment) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.stage(experiment)
+
+    def progress(self, experiment: Experiment, progress: Progress) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.progress(experiment, progress)
+
+    def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.waiting(experiment, waiting)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When to stop: at a time (seconds since the epoch), and at a number of experiments in the run, the baseline's
