@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 from filelock import FileLock
 
 from autoresearch import knobs
+from tests.llm_server import LLMServer
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and all children inherit that: here it is heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -240,6 +241,13 @@ def lab(pristine: Lab, tmp_path: Path) -> Lab:
 def ran(finished: Lab, tmp_path: Path) -> Lab:
     """A lab of the test's own with the finished run in it."""
     return finished.copy(tmp_path / "ran")
+
+
+@pytest.fixture
+def llm_server() -> Iterator[LLMServer]:
+    """A server for models, listening. `environ()` has the variables that send a lab's commands to it."""
+    with LLMServer() as server:
+        yield server
 
 
 def contents(root: Path, *, without: tuple[str, ...] = ()) -> dict[str, bytes | str]:
