@@ -27,7 +27,7 @@ KEY = "sk-test-0123456789abcdef"  # what it takes for the right one
 
 @dataclass(frozen=True)
 class Say:
-    """A reply, and its tokens: `cached` and `written` are parts of `input`, the whole prompt. None: no usage is told."""
+    """A reply and its tokens: `cached` and `written` are parts of `input`, the whole prompt. None: no usage is told."""
 
     text: str
     thinking: str = ""
