@@ -102,6 +102,18 @@ class TestHistory:
         text = digest.history([baseline(), experiment(2, "kept", 1.9, title="A", measurements=(cost,))], Metric())
         assert "#2 1.9000 (gain +0.1000) in 412 steps, 0.53M params, 533.0 MB [other] A" in text
 
+    def test_what_the_hardware_makes_of_the_tip(self):
+        tip = Measurement(
+            1, "scored", value=1.9, tokens=69_000_000, mfu=0.399, peak_memory=34_200_000_000,
+            seconds={"warmup": 9.0, "train": 60.0},
+        )  # fmt: skip
+        text = digest.history([experiment(1, "kept", 1.9, measurements=(tip,)), experiment(2, "crashed")], Metric())
+        assert (
+            "as it is now: 1,150,000 tokens/s, 39.9% of the device's peak (MFU), 34.2 GB of memory at its peak,"
+            " 9.0s of warm-up before the clock." in text
+        )
+        assert "as it is now" not in digest.history([baseline()], Metric())
+
     def test_gains_follow_the_metrics_direction(self):
         text = digest.history(self.HISTORY, Metric("recall", "maximize"))
         assert "#3 1.9500 (gain +0.0500)" in text and "recall: 2.0000 at the start" in text

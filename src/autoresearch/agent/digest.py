@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from autoresearch.agent.reply import clean
 from autoresearch.records import Experiment, Metric
-from autoresearch.units import format_size
+from autoresearch.units import format_duration, format_size
 
 KEPT = 30  # the latest kept experiments
 OTHERS = 15  # the latest of the rest
@@ -87,7 +87,24 @@ def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
     if not values:
         return f"No {metric.name} has been measured yet."
     gain = metric.gain(values[0], values[-1])
-    return f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f})."
+    standing = f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f})."
+    speed = _speed(kept[-1])
+    return f"{standing}\nThe file as it is now: {speed}." if speed else standing
+
+
+def _speed(tip: Experiment) -> str:
+    """What the hardware makes of the tip: where time and memory are left."""
+    first = tip.deciding
+    if first is None or not first.tokens or not first.seconds.get("train"):
+        return ""
+    parts = [f"{first.tokens / first.seconds['train']:,.0f} tokens/s"]
+    if first.mfu is not None:
+        parts.append(f"{first.mfu:.1%} of the device's peak (MFU)")
+    if first.peak_memory:
+        parts.append(f"{format_size(first.peak_memory)} of memory at its peak")
+    if first.seconds.get("warmup") is not None:
+        parts.append(f"{format_duration(first.seconds['warmup'])} of warm-up before the clock")
+    return ", ".join(parts)
 
 
 def _listed(title: str, shown: Sequence[Experiment], total: int, tips: dict[int, float | None], metric: Metric) -> str:
