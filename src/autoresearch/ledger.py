@@ -168,7 +168,7 @@ class Ledger:
     def unfinished(self, tag: str) -> Experiment | None:
         """The experiment that is not done yet, in the stage in which its process left it."""
         rows = self._read("SELECT * FROM experiments WHERE tag = ? AND stage != 'done'", tag)
-        return next((experiment_of(row, self._measured(tag, row["number"])) for row in rows), None)
+        return next((experiment_of(row, _measured(self.recorded(tag, row["number"]))) for row in rows), None)
 
     def open_experiment(self, tag: str) -> Experiment:
         """The one that is not done yet, or else the next one, which begins now."""
@@ -236,12 +236,15 @@ class Ledger:
 
     def experiments(self, tag: str) -> list[Experiment]:
         rows = self._read("SELECT * FROM experiments WHERE tag = ? ORDER BY number", tag)
-        return [experiment_of(row, self._measured(tag, row["number"])) for row in rows]
+        measured: dict[int, list[Recorded]] = {}
+        for record in self.recorded(tag):
+            measured.setdefault(record.number, []).append(record)
+        return [experiment_of(row, _measured(measured.get(row["number"], []))) for row in rows]
 
     def experiment(self, tag: str, number: int) -> Experiment | None:
         query = "SELECT * FROM experiments WHERE tag = ? AND number = ?"
         row = self._first(query, tag, number)
-        return experiment_of(row, self._measured(tag, number)) if row else None
+        return experiment_of(row, _measured(self.recorded(tag, number))) if row else None
 
     def find_commit(self, commit: str, tag: str | None = None) -> Experiment | None:
         """The latest experiment, of this run or of any, whose commit this is."""
@@ -310,12 +313,6 @@ class Ledger:
         )  # fmt: skip
         return [recorded_of(row) for row in rows]
 
-    def _measured(self, tag: str, number: int) -> tuple[Measurement, ...]:
-        """The one that decides, which is the last that was to, and the replays."""
-        recorded = self.recorded(tag, number)
-        deciding = [r.measurement for r in recorded if r.purpose == "first"][-1:]
-        return (*deciding, *(r.measurement for r in recorded if r.purpose == "replay"))
-
     def repeats(self, tag: str, without: int | None = None) -> list[list[float]]:
         """Values of experiments measured more than once under the same conditions; `without` leaves one out."""
         groups: dict[tuple[object, ...], list[float]] = {}
@@ -348,3 +345,9 @@ class Ledger:
             tag,
         )
         return Usage(*row)
+
+
+def _measured(recorded: list[Recorded]) -> tuple[Measurement, ...]:
+    """Of one experiment's measurements the one that decides, which is the last that was to, and the replays."""
+    deciding = [r.measurement for r in recorded if r.purpose == "first"][-1:]
+    return (*deciding, *(r.measurement for r in recorded if r.purpose == "replay"))
