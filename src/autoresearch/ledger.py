@@ -20,6 +20,7 @@ from autoresearch.records import Exchange, Experiment, Measurement, Proposal, St
 from autoresearch.schema import (
     MIGRATIONS,
     SCHEMA,
+    Calls,
     Purpose,
     Recorded,
     Run,
@@ -345,6 +346,15 @@ class Ledger:
             tag,
         )
         return Usage(*row)
+
+    def calls(self, tag: str) -> Calls:
+        """How many calls a run has made, and how they went."""
+        (row,) = self._read(
+            "SELECT COUNT(*), COUNT(error), COUNT(CASE WHEN error IS NULL AND usd IS NULL THEN 1 END)"
+            " FROM calls WHERE tag = ?",
+            tag,
+        )
+        return Calls(*row)
 
 
 def _measured(recorded: list[Recorded]) -> tuple[Measurement, ...]:

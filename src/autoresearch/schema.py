@@ -96,6 +96,15 @@ class Recorded:
     measurement: Measurement
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How often models were asked in a run."""
+
+    total: int = 0
+    failed: int = 0  # no reply came
+    unpriced: int = 0  # a reply came, and nobody knows what it cost
+
+
 def run_of(row: sqlite3.Row) -> Run:
     """A row of `runs`."""
     fields = dict(row)
