@@ -17,7 +17,7 @@ demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: three minu
 	@rm -rf .demo
 	@$(BIN)/autoresearch init $(LAB) > /dev/null
 	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch prepare --program programs/tiny.md
-	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch run --program programs/tiny.md --experiments 8
+	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch run --program programs/tiny.md --agent search --experiments 8
 	@echo
 	@cd $(LAB) && $(CURDIR)/$(BIN)/autoresearch status
 	@echo

@@ -357,6 +357,32 @@ def test_ctrl_c_while_preparing(lab: Lab, tmp_path: Path) -> None:
     assert cold("prepare", *QUICK).code == 0
 
 
+# ---------------------------------------------------------------------------------------------- who proposes
+
+
+def test_without_a_key_the_search_proposes(lab: Lab) -> None:
+    done = lab("run", *QUICK, "-n", 1)
+    assert done.code == 0 and "; proposals by search, since no key is set" in done.out
+    named = lab("run", *QUICK, "-n", 1, "-a", "search")
+    assert named.out.splitlines()[0].endswith("; proposals by search")
+
+
+def test_a_run_goes_on_with_the_agent_it_had(ran: Lab) -> None:
+    """Even if a key that is set would choose another, and though a person has tried something meanwhile."""
+    keyed = ran.at(ran.root, ANTHROPIC_API_KEY="sk-1", OPENAI_API_KEY="sk-2", ANTHROPIC_BASE_URL="http://127.0.0.1:9")
+    for _ in range(2):
+        done = keyed("run", *QUICK, "-n", 5)
+        assert done.code == 0, done.err
+        first = done.out.splitlines()[0]
+        assert "; proposals by replay:" in first and first.endswith(
+            ", as before (ANTHROPIC_API_KEY is set: --agent anthropic changes over)"
+        )
+        assert keyed("try", *QUICK, "--patch", "-", "--json", input=CHEAP).json["number"] > 5
+    over = keyed("run", *QUICK, "-n", 5, "-a", "search")
+    assert over.code == 0 and over.out.splitlines()[0].endswith("; proposals by search")
+    assert "proposals by search, as before (" in keyed("run", *QUICK, "-n", 5).out
+
+
 # ---------------------------------------------------------------------------------------------- odd places
 
 

@@ -35,7 +35,9 @@ def _run() -> int:
         return _say(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it would only spoil the end
-        again = shlex.join(["autoresearch", *sys.argv[1:]])
+        from autoresearch.report.notify import masked
+
+        again = shlex.join(["autoresearch", *masked(sys.argv[1:])])
         return _say(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
     return int(code)
 

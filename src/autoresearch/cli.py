@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,15 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from autoresearch import __version__
+from autoresearch import __version__, arguments
 from autoresearch.errors import Misuse
 from autoresearch.interrupts import listen
 from autoresearch.report.printing import put
-from autoresearch.units import format_duration, format_size, parse_duration
+from autoresearch.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from autoresearch.agent.calls import Terms
-    from autoresearch.knobs import Value
     from autoresearch.lab import Lab
     from autoresearch.records import Program
 
@@ -47,12 +45,12 @@ NewTagOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 AgentOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--agent",
         "-a",
         help="Who proposes: search (no LLM), anthropic[:MODEL], openai[:MODEL], command:CMD (prompt on stdin, reply "
-        "on stdout), replay:FILE.",
+        "on stdout), replay:FILE. Not given: who did before, or else whom a key that is set chooses.",
     ),
 ]
 
@@ -117,7 +115,7 @@ def run(
             "--experiments", "-n", help="Stop when the run has this many in all, its baseline included.", min=1
         ),
     ] = None,
-    agent: AgentOption = "search",
+    agent: AgentOption = None,
     max_cost: Annotated[
         float | None, typer.Option("--max-cost", help="US dollars that the run may spend on the model, in all.", min=0)
     ] = None,
@@ -143,17 +141,19 @@ def run(
     lab = open_lab(Path.cwd(), _cache(), os.environ)
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
-    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as shown:
-        watcher = Watchers(shown)
-        asked = lab.agent(agent, tag, watcher, _terms(max_cost, price))
+    say = partial(_say, out)
+    notifier = Notifier(notify or (), lab.ledger, tag, say)
+    with lab.lock(tag), _interruptible(), notifier, ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost) as shown:
+        watcher = Watchers(shown, notifier)
+        spec, because = (agent, "") if agent is not None else lab.proposer(tag)
+        asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
         loop = lab.loop(chosen, text, tag, watcher, asked, corpus)
-        for line in (
-            f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}",
-            *_uncommitted(lab, chosen.settings.edit),
-        ):
-            out.print(Text(line, style="dim"), soft_wrap=True)
+        say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
+        for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
+            say(f"note: {path} has edits that are not committed; a run starts from the commit")
         why = loop.until(Limits(deadline, experiments))
-    out.print(Text(f"stopped: {why}", style="dim"))
+        notifier.end(why)
+    say(f"stopped: {why}")
     put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
 
 
@@ -165,6 +165,14 @@ def try_(
         Path | None,
         typer.Option("--patch", help="SEARCH/REPLACE blocks or a diff, for the tip; - reads standard input."),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            help="A webhook's address: gets JSON at each keep, at the end, and when a person is needed.",
+            envvar="AUTORESEARCH_NOTIFY",
+        ),
+    ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
     as_json: JsonOption = False,
@@ -173,15 +181,16 @@ def try_(
     from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
+    from autoresearch.report.notify import Notifier
     from autoresearch.report.watch import ConsoleWatcher, console
     from autoresearch.trying import check, from_patch, from_tree
 
     chosen, text = _program(program)
     tag = tag or chosen.name
     lab = open_lab(Path.cwd(), _cache(), os.environ)
-    given = from_patch(_read(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
+    given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
-    with lab.lock(tag), _interruptible(), ConsoleWatcher(out) as watcher:
+    with lab.lock(tag), _interruptible(), ConsoleWatcher(out, lab.ledger, tag) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
         tried = loop.once()
@@ -195,18 +204,26 @@ def try_(
 
 
 @app.command()
-def status(tag: TagOption = None, as_json: JsonOption = False) -> None:
+def status(
+    tag: TagOption = None,
+    as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Draw it anew until the run ends or Ctrl-C; on a terminal only.")
+    ] = False,
+) -> None:
     """Where a run stands. Answers while it is going, too."""
     lab = _open()
     from autoresearch.report.status import report, stopped
     from autoresearch.report.tables import status_panel
 
     run = lab.run(tag)
+    if watch:
+        _watch(lab, run.tag, as_json)
     found = report(lab.ledger, run, lab.alive(run.tag))
     if as_json:
         _print_json(found.as_dict())
     else:
-        put(status_panel(found, stopped(lab.ledger, run)))
+        put(status_panel(found, stopped(lab.ledger, run), lab.ledger.calls(run.tag)))
 
 
 @app.command()
@@ -268,11 +285,12 @@ def replay(
     from autoresearch.report.watch import ConsoleWatcher, console
 
     found = find(experiment, tag, lab.workspace, lab.ledger)
-    seconds = _seconds(budget) if budget else None
+    seconds = arguments.budget(budget) if budget else None
     out = Console(stderr=True, highlight=False) if as_json else console()
-    with lab.replaying(found.tag), _interruptible(), ConsoleWatcher(out) as watcher:
+    shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
+    with lab.replaying(found.tag), _interruptible(), shown as watcher:
         replayer = lab.replayer(lab.run(found.tag), watcher)
-        result = replayer.replay(found, seeds, _changes(changes or []), seconds)
+        result = replayer.replay(found, seeds, arguments.changes(changes or []), seconds)
     if as_json:
         _print_json(tables.replay_as_dict(result))
     else:
@@ -318,63 +336,19 @@ def _program(path: Path) -> "tuple[Program, str]":
     return loaded, path.read_text(encoding="utf-8")
 
 
-def _terms(max_cost: float | None, price: str | None) -> "Terms":
-    """How a model is asked. The two variables are for servers that are slow to begin, and for tests."""
-    from autoresearch.agent import calls, prices
+def _watch(lab: "Lab", tag: str, as_json: bool) -> None:
+    from autoresearch.report.watch import console, follow, moving
 
-    return calls.Terms(
-        max_cost,
-        prices.given(price) if price else None,
-        _number("AUTORESEARCH_LLM_WAIT", calls.LONGEST_WAIT),
-        _number("AUTORESEARCH_LLM_TIMEOUT", calls.SILENCE),
-    )
-
-
-def _number(variable: str, default: float) -> float:
-    """Seconds in a variable of the environment."""
-    text = os.environ.get(variable, "")
-    try:
-        number = float(text or default)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise Misuse(f"{variable}={text} is not a number of seconds.")
-    return number
+    out = console()
+    if as_json or not moving(out):
+        raise Misuse("status --watch draws on a terminal.", "In a script, ask for `autoresearch status --json`.")
+    if not lab.alive(tag):
+        print(f"run {tag} is not going: there is nothing to watch.")
+    follow(out, lab.ledger, tag, partial(lab.alive, tag))
 
 
-def _uncommitted(lab: "Lab", paths: tuple[str, ...]) -> Iterator[str]:
-    for path in paths:
-        if lab.workspace.uncommitted(path):
-            yield f"note: {path} has edits that are not committed; a run starts from the commit"
-
-
-def _changes(pairs: list[str]) -> "dict[str, Value]":
-    from autoresearch.knobs import parse_value
-
-    changes: dict[str, Value] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise Misuse(f"--set {pair} is not NAME=VALUE.", "Write, for example, --set DEPTH=24.")
-        changes[name.strip()] = parse_value(text.strip())
-    return changes
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise Misuse(f"--budget: {error}.") from None
-    if seconds <= 0:
-        raise Misuse("--budget must be more than 0.")
-    return seconds
-
-
-def _read(path: Path) -> str:
-    try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misuse(f"cannot read the patch {path}: {error}.") from None
+def _say(out: Console, line: str) -> None:
+    out.print(Text(line, style="dim"), soft_wrap=True)
 
 
 def _print_json(value: object) -> None:

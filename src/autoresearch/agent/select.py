@@ -7,14 +7,17 @@ from pathlib import Path
 from autoresearch.agent.calls import Caller, Desk, Terms
 from autoresearch.agent.llm import LLMAgent
 from autoresearch.agent.models import ChatModel, CommandModel, ReplayModel
+from autoresearch.agent.providers import PROVIDERS, make_provider
 from autoresearch.agent.search import SearchAgent
 from autoresearch.errors import Misuse, ModelUnavailable
 from autoresearch.records import Brief, Proposal
 
 AGENTS = (
     "search (no model), anthropic:MODEL, openai:MODEL (or any server that speaks its language), command:CMD (prompt on"
-    " stdin, reply on stdout) or replay:FILE (recorded replies)"
+    " stdin, reply on stdout) or replay:FILE (recorded replies); without :MODEL, the provider's default one"
 )
+
+KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}  # where a provider's key is; preferred first
 
 
 class ReplayAgent:
@@ -63,4 +66,11 @@ def make_model(spec: str, environ: Mapping[str, str], terms: Terms) -> ChatModel
     kind, _, rest = spec.partition(":")
     if kind == "command" and rest.strip():
         return CommandModel(rest, environ)
+    if kind in PROVIDERS and (rest.strip() or spec == kind):
+        return make_provider(kind, rest.strip() or None, environ, terms)
     return None
+
+
+def default_agent(environ: Mapping[str, str]) -> str:
+    """Who proposes if nobody is named: the first provider whose key is set, or else the search."""
+    return next((provider for provider, key in KEYS.items() if environ.get(key, "").strip()), "search")
