@@ -127,6 +127,14 @@ def run(
             "price.",
         ),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            help="A webhook's address: gets JSON at each keep, at the end, and when a person is needed.",
+            envvar="AUTORESEARCH_NOTIFY",
+        ),
+    ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
 ) -> None:
@@ -134,6 +142,7 @@ def run(
     from autoresearch.lab import open_lab
     from autoresearch.loop import Limits, Watchers
     from autoresearch.report import tables
+    from autoresearch.report.notify import Notifier
     from autoresearch.report.watch import ConsoleWatcher, console
 
     chosen, text = _program(program)
@@ -165,14 +174,6 @@ def try_(
         Path | None,
         typer.Option("--patch", help="SEARCH/REPLACE blocks or a diff, for the tip; - reads standard input."),
     ] = None,
-    notify: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--notify",
-            help="A webhook's address: gets JSON at each keep, at the end, and when a person is needed.",
-            envvar="AUTORESEARCH_NOTIFY",
-        ),
-    ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
     as_json: JsonOption = False,
@@ -181,7 +182,6 @@ def try_(
     from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
-    from autoresearch.report.notify import Notifier
     from autoresearch.report.watch import ConsoleWatcher, console
     from autoresearch.trying import check, from_patch, from_tree
 
