@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autoresearch.records import Experiment, Finding, Measurement, Metric, Replay
 from autoresearch.report.status import Report
-from autoresearch.schema import Recorded
+from autoresearch.schema import Calls, Recorded
 from autoresearch.units import format_duration, format_size
 
 COLOURS = {
@@ -160,7 +160,20 @@ def first_line(text: str) -> str:
     return harmless(text.strip().splitlines()[0]) if text.strip() else ""
 
 
-def status_panel(report: Report, why: str | None = None) -> RenderableType:
+def spending(usd: float | None, calls: Calls, most: float | None = None) -> str:
+    """Dollars spent on models, of `most` if that is given, and how the calls went; nothing if none was made."""
+    parts = []
+    if usd is not None or most is not None:
+        parts.append(f"${usd or 0.0:.2f}" + ("" if most is None else f" of ${most:.2f}"))
+    if calls.unpriced:
+        parts.append("price unknown" if usd is None else f"and {calls.unpriced} of unknown price")
+    if calls.total:
+        failed = f", {calls.failed} failed" if calls.failed else ""
+        parts.append(f"({calls.total} call{'s' if calls.total > 1 else ''}{failed})")
+    return " ".join(parts)
+
+
+def status_panel(report: Report, why: str | None = None, calls: Calls | None = None) -> RenderableType:
     """Where the run stands, for a person."""
     counts = report.experiments
     grid = Table.grid(padding=(0, 2))
@@ -188,8 +201,8 @@ def status_panel(report: Report, why: str | None = None) -> RenderableType:
         )
     if report.gpu_busy is not None:
         rows.append(("device busy", f"{report.gpu_busy:.0%} of the time since the baseline"))
-    if report.cost["llm_usd"] is not None:
-        rows.append(("spent", f"${report.cost['llm_usd']:.2f} on the model"))
+    if spent := spending(report.cost["llm_usd"], calls or Calls()):
+        rows.append(("model", spent))
     if report.last:
         last = report.last
         word = "unfinished" if last.status == "running" and report.state != "running" else last.status

@@ -1,91 +1,219 @@
-"""What `run` shows while it works: a line per experiment, and on a terminal one more that moves."""
+"""What `run` shows while it works, and `status --watch`: lines that stay, and on a terminal a view that moves."""
 
+import contextlib
+import os
+import signal
+import threading
 import time
+from collections import deque
+from collections.abc import Callable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
+from rich.segment import Segment
 from rich.text import Text
 
+from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Progress, Waiting
+from autoresearch.report.live import Facts, View, at, gather
+from autoresearch.report.state import StateFile, Tracker
 from autoresearch.report.tables import first_line, harmless, status_word, value
 from autoresearch.units import format_duration
 
-_DOING = {
-    "proposing": "proposing", "proposed": "committing", "committed": "starting", "running": "starting",
-    "import": "starting", "build": "building the model", "warmup": "warming up", "train": "training",
-    "save": "saving", "score": "scoring", "measured": "deciding", "decided": "settling",
-}  # fmt: skip
+_EVERY = 0.5  # seconds between two drawings
+_REREAD = 5.0  # seconds after which another process's ledger is read again
+_ROWS_ABOVE = 5  # of the screen, for lines that stay, at least a quarter of it
 
 
 class ConsoleWatcher:
-    """Tells a person on a console of stages and progress. A context manager, so that the moving line is cleared."""
+    """Tells a person on a console of stages and progress, and other processes through a file.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+    A context manager: a thread draws the view between its beginning and its end. tag: the run's. publish: whether
+    this process is the one at work on it.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        ledger: Ledger,
+        tag: str,
+        deadline: float | None = None,
+        max_cost: float | None = None,
+        publish: bool = True,
+    ) -> None:
+        self._console, self._ledger, self._tag = console, ledger, tag
+        self._tracker = Tracker(deadline, max_cost)
+        self._file = StateFile(ledger, tag) if publish else None
+        self._facts: Facts | None = None
+        self._panel = Panel(console, self._view) if moving(console) else None
         self._announced = 0
 
     def __enter__(self) -> "ConsoleWatcher":
-        if self._live:
-            self._live.start()
+        if self._panel:
+            self._panel.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live:
-            self._live.stop()
+        if self._panel:
+            self._panel.stop()
+        if self._file:
+            self._file.remove()
 
     def stage(self, experiment: Experiment) -> None:
-        """A line once it has a title, and one with its verdict."""
-        if experiment.stage == "done":
-            self._verdict(experiment)
-            return
-        if experiment.title and experiment.stage != "proposing" and self._announced != experiment.number:
+        """A line once it has a title, and one with its verdict; on a terminal both once it is done."""
+        self._tracker.stage(experiment)
+        self._look()
+        titled = experiment.title and experiment.stage != "proposing"
+        if titled and self._announced != experiment.number and (not self._panel or experiment.stage == "done"):
             self._announced = experiment.number
-            self._console.print(
-                Text.assemble(
-                    (f"#{experiment.number:<3}", "bold"),
-                    " ",
-                    harmless(experiment.title),
-                    (_expecting(experiment), "dim"),
-                ),
-                soft_wrap=True,
-            )
-        self._show(experiment, Text(_DOING[experiment.stage], style="dim"))
+            self._say(_announcement(experiment))
+        if experiment.stage == "done":
+            self._say(_verdict(experiment))
 
     def progress(self, experiment: Experiment, progress: Progress) -> None:
-        """What it does now, on the line that moves."""
-        text = Text(f"{_DOING.get(progress.phase, progress.phase):<12}", style="blue")
-        text.append(f" {format_duration(progress.seconds)}", style="dim")
-        if progress.point and progress.phase == "train":  # afterwards it would stand still
-            point = progress.point
-            text.append(f"  {point.progress:4.0%}  step {point.step}  loss {point.loss:.4f}", style="default")
-        if progress.tokens_per_second and progress.phase == "train":
-            text.append(f"  {progress.tokens_per_second:,.0f} tokens/s", style="dim")
-        self._show(experiment, text)
+        """What it does now, on the view that moves."""
+        before = self._tracker.state.phase
+        self._tracker.progress(experiment, progress)
+        if self._facts is None:  # a replay goes through no stages
+            self._look()
+        if self._file:
+            self._file.write(self._tracker.state, seldom=progress.phase == before)
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
         """Why nothing happens, and until when."""
-        if waiting:
-            clock = time.strftime("%H:%M:%S", time.localtime(waiting.until))
-            self._console.print(
-                Text(f"     waiting until {clock}: {first_line(waiting.reason)}", "dim"), soft_wrap=True
-            )
+        self._tracker.waiting(experiment, waiting)
+        self._look()
+        if waiting and not self._panel:
+            line = f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}"
+            self._say(Text(line, "dim"))
 
-    def _show(self, experiment: Experiment, text: Text) -> None:
-        if self._live:
-            self._live.update(Text.assemble((f"#{experiment.number:<3} ", "bold"), text), refresh=True)
+    def _look(self) -> None:
+        """Something changed that the ledger knows of."""
+        if self._panel:
+            self._facts = gather(self._ledger, self._tag)
+        if self._file:
+            self._file.write(self._tracker.state)
 
-    def _verdict(self, experiment: Experiment) -> None:
-        word = status_word(f"{experiment.status:<11}")
-        word.style = status_word(experiment.status).style
-        seconds = experiment.deciding.seconds.get("total") if experiment.deciding else None
-        reason = first_line(experiment.reason or "")
-        self._console.print(
-            Text.assemble(
-                "     ", word, f" {value(experiment.value):>7}  ", reason, (f"  {format_duration(seconds)}", "dim")
-            ),
-            soft_wrap=True,
-        )
+    def _say(self, line: Text) -> None:
+        if self._panel:
+            self._panel.say(line)
+        else:
+            self._console.print(line, soft_wrap=True)
+
+    def _view(self) -> RenderableType:
+        facts, rows = self._facts, self._console.size.height
+        return View(facts, self._tracker.state, rows - max(_ROWS_ABOVE, rows // 4)) if facts else ""
+
+
+class Panel:
+    """A view that is drawn again twice a second below the lines that stay, until it is stopped and gone.
+
+    Resizing breaks lines that are drawn already: the screen is cleared then, and the last lines said again. Ctrl-Z
+    takes the view away before the shell has the terminal, and `fg` brings it back.
+    """
+
+    def __init__(self, console: Console, view: Callable[[], RenderableType]) -> None:
+        self._console, self._view = console, view
+        self._lock = threading.RLock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
+        self._said: deque[Text] = deque(maxlen=200)
+        self._width = console.size.width
+        self._live = self._new()
+        self._before: object = None
+
+    def start(self) -> None:
+        """Draw from now on."""
+        with contextlib.suppress(ValueError):  # not the main thread
+            self._before = signal.signal(signal.SIGTSTP, self._suspend)
+        self._live.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Draw no more, and leave only the lines."""
+        self._done.set()
+        self._thread.join()
+        with self._lock:
+            self._live.stop()
+        if self._before is not None:
+            signal.signal(signal.SIGTSTP, self._before)  # type: ignore[arg-type]
+
+    def say(self, line: Text) -> None:
+        """A line that stays."""
+        with self._lock:
+            self._said.append(line)
+            self._console.print(line, soft_wrap=True)
+
+    def _new(self) -> Live:
+        return Live(get_renderable=self._guarded, console=self._console, transient=True, auto_refresh=False)
+
+    def _guarded(self) -> RenderableType:
+        return _Guarded(self._view)
+
+    def _keep_drawing(self) -> None:
+        while not self._done.wait(_EVERY):
+            with self._lock:
+                if self._console.size.width != self._width:
+                    self._start_over()
+                self._live.refresh()
+
+    def _start_over(self) -> None:
+        self._width = self._console.size.width
+        self._live.stop()
+        self._console.clear()
+        for line in [*self._said][-self._console.size.height :]:
+            self._console.print(line, soft_wrap=True)
+        self._live = self._new()
+        self._live.start()
+
+    def _suspend(self, *_: object) -> None:
+        with self._lock:
+            self._live.stop()
+            os.kill(os.getpid(), signal.SIGSTOP)  # it goes on here once it is continued
+            self._live = self._new()
+            self._live.start()
+
+
+class _Guarded:
+    """A view whose fault is shown in its place: what only looks on must not end a night's run."""
+
+    def __init__(self, view: Callable[[], RenderableType]) -> None:
+        self._view = view
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        try:
+            lines = console.render_lines(self._view(), options, pad=False)
+        except Exception as error:
+            fault = f"the view failed ({type(error).__name__}: {error}); the run goes on"
+            lines = console.render_lines(Text(harmless(fault), style="dim"), options, pad=False)
+        for index, line in enumerate(lines):
+            if index:
+                yield Segment.line()
+            yield from line
+
+
+def follow(console: Console, ledger: Ledger, tag: str, alive: Callable[[], bool]) -> None:
+    """Draw a run that another process works on, on the whole screen, until it ends or Ctrl-C is pressed.
+
+    alive: whether a process works on it now.
+    """
+    file = StateFile(ledger, tag)
+    facts, seen, read = gather(ledger, tag), None, time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
+        while alive() and moving(console):
+            sessions = ledger.sessions(tag)
+            state = file.read(sessions[-1].started if sessions else 0.0)
+            now = (state.number, state.phase) if state else None
+            if now != seen or time.monotonic() - read > _REREAD:
+                facts, seen, read = gather(ledger, tag), now, time.monotonic()
+            if facts:
+                live.update(View(facts, state, verdicts=True), refresh=True)
+            time.sleep(_EVERY)
+
+
+def moving(console: Console) -> bool:
+    """Whether what is shown can be drawn over: on a terminal that knows how, and never into a pipe."""
+    return console.is_interactive and console.file.isatty()
 
 
 def console() -> Console:
@@ -93,5 +221,15 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def _expecting(experiment: Experiment) -> str:
-    return f"  (expects {experiment.expect:+g})" if experiment.expect is not None else ""
+def _announcement(experiment: Experiment) -> Text:
+    expects = f"  (expects {experiment.expect:+g})" if experiment.expect is not None else ""
+    return Text.assemble((f"#{experiment.number:<3}", "bold"), " ", harmless(experiment.title), (expects, "dim"))
+
+
+def _verdict(experiment: Experiment) -> Text:
+    word = status_word(f"{experiment.status:<11}")
+    word.style = status_word(experiment.status).style
+    seconds = experiment.deciding.seconds.get("total") if experiment.deciding else None
+    reason = first_line(experiment.reason or "")
+    took = (f"  {format_duration(seconds)}", "dim")
+    return Text.assemble("     ", word, f" {value(experiment.value):>7}  ", reason, took)

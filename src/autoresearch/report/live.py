@@ -1,0 +1,336 @@
+"""The live view: what a run does now, on as many lines and columns as there are.
+
+It is drawn from what the ledger says (`Facts`) and what the process at work says (`LiveState`), so that `run` and
+`status --watch` show the same. Below each other: the run in a line, the experiment at hand, two charts, the last
+verdicts, and what it takes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from autoresearch.ledger import Ledger
+from autoresearch.program import parse
+from autoresearch.records import Experiment, Metric, Point, Usage
+from autoresearch.report.charts import Chart, Range, height_at, spanning
+from autoresearch.report.state import LiveState
+from autoresearch.report.tables import COLOURS, first_line, harmless, spending, value
+from autoresearch.schema import Calls, Run
+from autoresearch.units import format_duration, format_size
+
+DOING = {
+    "proposing": "proposing", "proposed": "committing", "committed": "starting", "running": "starting",
+    "import": "starting", "build": "building the model", "warmup": "warming up", "train": "training",
+    "save": "saving", "score": "scoring", "measured": "deciding", "decided": "settling",
+    "waiting": "waiting for the device", "done": "done",
+}  # fmt: skip
+_BESIDE = 76  # columns from which the two charts stand beside each other
+_TALLEST = 16  # lines of a chart
+_LOWEST = 5  # lines under which a chart says nothing
+_MOST_TEXT = 2000  # characters of a text from elsewhere that are looked at
+_OWN, _TIP, _KEPT = "cyan", "", "bold green"
+_MEAN = 0.05  # share of the budget over which a loss is averaged
+_EARLY = 0.05  # share of the budget in which losses are not yet worth the room on the chart
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the ledger says of a run."""
+
+    run: Run
+    experiments: tuple[Experiment, ...]
+    budget: float  # seconds of training
+    usage: Usage
+    calls: Calls
+
+    def experiment(self, number: int) -> Experiment | None:
+        """The one of that number."""
+        return next((e for e in reversed(self.experiments) if e.number == number), None)
+
+    def tip(self, before: int) -> Experiment | None:
+        """The last one kept before that number."""
+        kept = (e for e in reversed(self.experiments) if e.status == "kept" and e.standing != "rolled_back")
+        return next((e for e in kept if e.number < before and e.value is not None), None)
+
+
+def gather(ledger: Ledger, tag: str) -> Facts | None:
+    """Read them; None if there is no such run yet."""
+    run = ledger.run(tag)
+    if run is None:
+        return None
+    budget = parse(run.program, run.program_text).settings.budget
+    return Facts(run, tuple(ledger.experiments(tag)), budget, ledger.usage(tag), ledger.calls(tag))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A renderable that fills the lines it is given, and no more. height: lines at most; None: all there are.
+    verdicts: whether to show those of the last experiments."""
+
+    facts: Facts
+    state: LiveState | None
+    height: int | None = None
+    verdicts: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Its lines, none of them wrapped."""
+        height = min(self.height or options.size.height, options.size.height)
+        for line in lines(self.facts, self.state, options.max_width, height, time.time(), self.verdicts):
+            line.no_wrap, line.overflow = True, "crop"
+            yield line
+
+
+def lines(
+    facts: Facts, state: LiveState | None, width: int, height: int, now: float, verdicts: bool = False
+) -> list[Text]:
+    """The view at the time `now`, at most `height` lines of at most `width` columns."""
+    number = state.number if state else max((e.number for e in facts.experiments), default=0)
+    experiment = facts.experiment(number)
+    head = [_rule(facts, state, width, now), _title(facts, experiment, state, width, now)]
+    said = _said(facts, experiment, width)
+    waited = _waited(state, width, now)
+    foot = _flow(_figures(facts, state, now), width, 2)
+    room = height - len(head) - len(waited) - len(foot)
+    said = said[: max(0, min(3 if height >= 30 else 2, room - _LOWEST - 4))]
+    room -= len(said)
+    charts: list[Text] = []
+    if room >= _LOWEST + 4:  # the headings, and a line above and below
+        most = min(room - 4, _TALLEST) + 2
+        charts = ["", *_charts(facts, experiment, state, width, most, room - 2), ""]  # type: ignore[list-item]
+    room -= len(charts)
+    last = _verdicts(facts, number, width, room - 1) if verdicts and room >= 2 else []
+    shown = [*head, *said, *waited, *(Text() if line == "" else line for line in charts), *last, *foot]
+    for line in shown:
+        line.truncate(width, overflow="ellipsis")
+    return shown[:height]
+
+
+# ---------------------------------------------------------------------------------------------- the lines above
+
+
+def _rule(facts: Facts, state: LiveState | None, width: int, now: float) -> Text:
+    """The run in a line: how many, how far."""
+    done = [e for e in facts.experiments if e.stage == "done"]
+    kept = sum(e.status == "kept" for e in done)
+    best, name = facts.tip(1 << 62), facts.run.metric.name
+    parts = [f"run {facts.run.tag}", f"{len(done)} done, {kept} kept"]
+    if best:
+        parts.append(f"{harmless(name)} {value(best.value)} (#{best.number})")
+        base = facts.experiments[0].value
+        if base is not None and best.value is not None and best.number > 1:
+            parts.append(f"{best.value - base:+.4f} since the baseline")
+    if state:
+        parts.append(f"{format_duration(max(0.0, now - state.began))} at work")
+    text = Text("── ", style="dim")
+    for index, part in enumerate(parts):
+        more = f"{' · ' if index else ''}{part}"
+        if index and text.cell_len + len(more) + 3 > width:
+            break
+        text.append(more, style="not dim bold" if index == 0 else "not dim")
+    text.append(" " + "─" * max(0, width - text.cell_len - 1))
+    return text
+
+
+def _title(facts: Facts, experiment: Experiment | None, state: LiveState | None, width: int, now: float) -> Text:
+    """The experiment at hand, and at the right what is done with it."""
+    doing = _doing(facts, state, now)
+    number = state.number if state else experiment.number if experiment else 0
+    title = first_line((experiment.title if experiment else "")[:_MOST_TEXT])
+    if not title:
+        title = f"{harmless(facts.run.agent)} is asked for the next experiment" if number > 1 else "the baseline"
+    text = Text.assemble((f"#{number} " if number else "", "bold"), (title, "bold"))
+    text.truncate(max(10, width - doing.cell_len - 2), overflow="ellipsis")
+    text.append(" " * max(1, width - doing.cell_len - text.cell_len))
+    return text.append_text(doing)
+
+
+def _doing(facts: Facts, state: LiveState | None, now: float) -> Text:
+    if state is None:
+        return Text("")
+    if state.waiting:
+        return Text(f"waiting, {format_duration(max(0.0, state.waiting.until - now))} more", style="yellow")
+    word = harmless(DOING.get(state.phase, state.phase)[:40])
+    if state.phase == "train" and state.curve:
+        point = state.curve[-1]
+        clock = f"{format_duration(point.seconds)} of {format_duration(facts.budget)}"
+        return Text.assemble((word, _OWN), f" {clock}, step {point.step:,}")
+    return Text.assemble((word, _OWN), f" {format_duration(max(0.0, now - state.since))}")
+
+
+def _said(facts: Facts, experiment: Experiment | None, width: int) -> list[Text]:
+    """The hypothesis, and what is expected of it."""
+    if experiment is None:
+        return []
+    words = " ".join(harmless(experiment.hypothesis[:_MOST_TEXT]).split())
+    if experiment.expect is not None:
+        words += f" Expected: {experiment.expect:+g}."
+    if not words.strip():
+        return []
+    wrapped = Text(words.strip(), style="dim").wrap(Console(width=width), max(10, width - 3), tab_size=4)
+    return [Text("   ").append_text(line) for line in wrapped]
+
+
+def _waited(state: LiveState | None, width: int, now: float) -> list[Text]:
+    """Why nothing happens."""
+    if state is None or state.waiting is None:
+        return []
+    until, reason = at(state.waiting.until), first_line(state.waiting.reason[:_MOST_TEXT])
+    return [Text(f"   until {until}: {reason}", style="yellow")]
+
+
+def at(moment: float) -> str:
+    """A time of day, the user's own."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(moment))
+    except (OverflowError, ValueError, OSError):  # a file said so
+        return "?"
+
+
+# ---------------------------------------------------------------------------------------------- the charts
+
+
+def _charts(
+    facts: Facts, experiment: Experiment | None, state: LiveState | None, width: int, height: int, room: int
+) -> list[Text]:
+    """Two charts with two lines of heading each, beside each other, or below, or the one that says more."""
+    if width >= _BESIDE:
+        half = (width - 3) // 2
+        left = _losses(facts, experiment, state, half, height)
+        right = _values(facts, half, height)
+        for line in left:
+            line.truncate(half + 3, pad=True)
+        return [a.append_text(b) for a, b in zip(left, right, strict=True)]
+    each = min(height, (room - 1) // 2)
+    if each >= _LOWEST + 2:
+        return [*_losses(facts, experiment, state, width, each), Text(), *_values(facts, width, each)]
+    curve = state is not None and state.curve
+    return _losses(facts, experiment, state, width, height) if curve else _values(facts, width, height)
+
+
+def _losses(
+    facts: Facts, experiment: Experiment | None, state: LiveState | None, width: int, height: int
+) -> list[Text]:
+    """The loss over the clock, against the tip's; a replay's against what was recorded."""
+    number = state.number if state else experiment.number if experiment else 0
+    other = facts.tip(number)
+    again = experiment is not None and experiment.stage == "done" and experiment.deciding is not None
+    if again and state is not None:
+        other = experiment
+    own = _smooth(state.curve) if state else []
+    before = _smooth(other.deciding.curve) if other and other.deciding else []
+    points = [*own, *before]
+    late = [loss for share, loss in points if share >= _EARLY] or [loss for _, loss in points]
+    chart = Chart(width, height - 2, Range(0.0, 1.0), spanning(late))
+    chart.across(lambda x: height_at(before, x), "·", _TIP)
+    chart.line(own, _OWN)
+    legend = Text()
+    if own:
+        legend.append("⠤⠤ ", style=_OWN).append(f"#{number} {own[-1][1]:.4f}  ")
+    if other and before:
+        then = height_at(before, own[-1][0]) if own else before[-1][1]
+        name = "recorded" if again and state is not None else f"tip #{other.number}"
+        legend.append(f"·· {name}" + ("" if then is None else f" {then:.4f}{' by then' if own else ''}"))
+    heading = Text.assemble(("training loss", "bold"), (", nats per token", "dim"))
+    return [heading, legend, *chart.drawn(("0", format_duration(facts.budget)), "clock")]
+
+
+def _smooth(curve: Sequence[Point]) -> list[tuple[float, float]]:
+    """Loss by share of the budget, each the mean over the twentieth of the budget before it: batches differ."""
+    shown: list[tuple[float, float]] = []
+    near: deque[Point] = deque()
+    for point in curve:
+        near.append(point)
+        while near[0].progress < point.progress - _MEAN:
+            near.popleft()
+        shown.append((point.progress, sum(p.loss for p in near) / len(near)))
+    return shown
+
+
+def _values(facts: Facts, width: int, height: int) -> list[Text]:
+    """The value of each experiment by its number: those kept, the others, and the line of the tip."""
+    metric = facts.run.metric
+    scored = [(e.number, e.value, e.status) for e in facts.experiments if e.value is not None]
+    kept = [(float(n), v) for n, v, status in scored if status == "kept"]
+    others = [(float(n), v) for n, v, status in scored if status != "kept"]
+    lost = [float(e.number) for e in facts.experiments if e.value is None and e.stage == "done"]
+    last = max((e.number for e in facts.experiments), default=1)
+    shown = spanning(_worth_showing([v for _, v in kept], [v for _, v in others], metric), 0.08)
+    minimize = metric.goal == "minimize"
+    chart = Chart(width, height - 2, Range(1.0, max(2.0, float(last))), shown)
+    chart.across(lambda x: _standing(kept, x), "─", _KEPT)
+    chart.marks(others, "∘", "")
+    edge = shown.high if minimize else shown.low
+    beyond = [n for n, v in others if metric.gain(edge, v) < 0]
+    chart.marks([(n, edge) for n in beyond], "↑" if minimize else "↓", "")
+    chart.marks([(n, shown.low if minimize else shown.high) for n in lost], "×", "red")
+    chart.marks(kept, "●", _KEPT)
+    better = "lower" if minimize else "higher"
+    heading = Text.assemble((harmless(metric.name), "bold"), (f", {better} is better", "dim"))
+    legend = Text.assemble(("●", _KEPT), " kept  ", ("─", _KEPT), " the tip  ∘ not kept")
+    if lost:
+        legend.append("  ").append("×", style="red").append(" no value")
+    return [heading, legend, *chart.drawn(("1", str(last)) if last > 1 else ("1", ""), "experiment")]
+
+
+def _worth_showing(kept: Sequence[float], others: Sequence[float], metric: Metric) -> list[float]:
+    """All kept values, and of the others those that a few very bad ones would not press flat."""
+    if not kept:
+        return list(others)
+    base, best = kept[0], kept[-1]
+    ordered = sorted((metric.gain(v, base) for v in others), reverse=False)  # how much worse than the baseline
+    usual = ordered[int(0.7 * (len(ordered) - 1))] if ordered else 0.0
+    most = max(usual, 2 * abs(best - base)) * 1.5
+    return [*kept, *(v for v in others if metric.gain(v, base) <= most)]
+
+
+def _standing(kept: Sequence[tuple[float, float]], x: float) -> float | None:
+    """The value of the tip once experiment x was decided."""
+    return next((v for number, v in reversed(kept) if number <= x), None)
+
+
+# ---------------------------------------------------------------------------------------------- the lines below
+
+
+def _verdicts(facts: Facts, number: int, width: int, most: int) -> list[Text]:
+    """The last experiments that are done, the latest first, a line each."""
+    done = [e for e in reversed(facts.experiments) if e.stage == "done"][: max(0, min(most, 12))]
+    shown = []
+    for e in done:
+        text = Text.assemble(
+            (f"#{e.number:<4}", "bold"), (f"{e.status:<12}", COLOURS.get(e.status, "")), f"{value(e.value):>8}  "
+        )
+        text.append(first_line(e.title[:_MOST_TEXT]))
+        if reason := first_line((e.reason or "")[:_MOST_TEXT]):
+            text.append(f"  {reason}", style="dim")
+        shown.append(text)
+    return [*shown, Text()] if shown else []
+
+
+def _figures(facts: Facts, state: LiveState | None, now: float) -> list[str]:
+    """What it takes: speed, memory, money, time."""
+    parts = []
+    if state and state.tokens_per_second:
+        parts.append(f"{state.tokens_per_second:,.0f} tokens/s")
+    if state and state.memory:
+        parts.append(f"memory {format_size(state.memory)}")
+    if money := spending(facts.usage.usd, facts.calls, state.max_cost if state else None):
+        parts.append(money)
+    if state and state.deadline is not None:
+        left = format_duration(max(0.0, state.deadline - now))
+        parts.append(f"{left} left of {format_duration(max(0.0, state.deadline - state.began))}")
+    return parts
+
+
+def _flow(parts: Sequence[str], width: int, most: int) -> list[Text]:
+    """Parts in as few lines as they need, broken only between them."""
+    rows: list[str] = []
+    for part in parts:
+        if rows and len(rows[-1]) + 3 + len(part) <= width:
+            rows[-1] += f" · {part}"
+        else:
+            rows.append(part)
+    return [Text(row) for row in rows[:most]]
