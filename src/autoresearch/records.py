@@ -58,6 +58,7 @@ class Usage:
     written_tokens: int | None = None  # of these, written to it
     output_tokens: int | None = None  # thinking included
     usd: float | None = None
+    brief_tokens: int | None = None  # of those written, kept for five minutes and not for an hour: they cost less
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Brief:
     number: int  # of the experiment to propose
     tag: str
     hardware: str = ""  # one line: device, memory
+    train_tokens: int | None = None  # in the corpus, with the vocabulary of the tip
     seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
     until: float | None = None  # time.time() after which a proposal comes too late to be measured
 
@@ -333,7 +335,7 @@ class Experiment:
     agent: str = ""  # who proposed it; nobody the baseline
     commit: str | None = None
     parent: str | None = None  # the tip it was built on
-    lines: int | None = None  # of the edited files together
+    lines: int | None = None  # of code, of the edited files together
     knobs: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     value: float | None = None
     reason: str | None = None

@@ -1,6 +1,7 @@
 """What a model's tokens cost: from the table of genai-prices, or as the user says."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 from autoresearch.agent.models import Price
@@ -20,9 +21,9 @@ class GivenPrice:
 
     def cost(self, usage: Usage) -> float:
         """US dollars."""
-        read = usage.cached_tokens or 0
-        fresh = (usage.input_tokens or 0) - read
-        return (fresh * self.input + read * self.cached + (usage.output_tokens or 0) * self.output) / _MILLION
+        total, cached, _, _ = _parts(usage)
+        fresh = total - cached
+        return (fresh * self.input + cached * self.cached + (usage.output_tokens or 0) * self.output) / _MILLION
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +34,63 @@ class ListPrice:
     model: str
 
     def cost(self, usage: Usage) -> float:
-        """US dollars. Cache writes at the one-hour rate where there is one, since that is what is asked for."""
+        """US dollars. LookupError if the table has no such model."""
         import genai_prices
 
-        written = usage.written_tokens or 0
-        found = genai_prices.calc_price(
-            genai_prices.Usage(
-                input_tokens=usage.input_tokens or 0,
-                cache_read_tokens=usage.cached_tokens or 0,
-                cache_write_tokens=written,
-                cache_write_1h_tokens=written if self.provider == "anthropic" else 0,
-                output_tokens=usage.output_tokens or 0,
-            ),
-            self.model,
-            provider_id=self.provider,
-        )
+        total, cached, written, brief = _parts(usage)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a newer table may have units that the package does not know
+            found = genai_prices.calc_price(
+                genai_prices.Usage(
+                    input_tokens=total,
+                    cache_read_tokens=cached,
+                    cache_write_tokens=written,
+                    # At Anthropic alone they are kept for an hour, at another price, unless it says otherwise.
+                    cache_write_1h_tokens=written - brief if self.provider == "anthropic" else 0,
+                    output_tokens=usage.output_tokens or 0,
+                ),
+                self.model,
+                provider_id=self.provider,
+            )
         return float(found.total_price)
 
 
-def listed(provider: str, model: str) -> Price | None:
-    """The list price of a provider's model; None if there is none."""
-    price = ListPrice(provider, model)
+def _parts(usage: Usage) -> tuple[int, int, int, int]:
+    """Tokens of the prompt, and of these cached, written, and written for a short time: no part is more than what it
+    is part of, whatever a server says."""
+    total = usage.input_tokens or 0
+    cached = min(usage.cached_tokens or 0, total)
+    written = min(usage.written_tokens or 0, total - cached)
+    return total, cached, written, min(usage.brief_tokens or 0, written)
+
+
+def listed(provider: str, model: str, url: str | None = None) -> Price | None:
+    """The list price of a model, None if there is none: of the provider whose API is at `url`, if the table knows it,
+    and else of `provider`, which a gateway may stand before."""
+    price = ListPrice(_seller(url) or provider, model)
     try:
-        price.cost(Usage(input_tokens=1, output_tokens=1))
+        cost = price.cost(Usage(input_tokens=1000, cached_tokens=100, written_tokens=100, output_tokens=100))
+    except Exception:  # an unknown model, or one that is not priced by such tokens: what it costs is not known
+        return None
+    return price if cost > 0 else None
+
+
+def _seller(url: str | None) -> str | None:
+    """Whose API it is."""
+    if url is None:
+        return None
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider(None, None, url).id
     except LookupError:
         return None
-    return price
+
+
+def describe(price: Price) -> str:
+    """A price in a few words, as it is for short prompts."""
+    rates = [1000 * price.cost(usage) for usage in (Usage(input_tokens=1000), Usage(output_tokens=1000))]
+    return "${:.4g} in and ${:.4g} out per million tokens".format(*rates)
 
 
 def given(text: str) -> Price:

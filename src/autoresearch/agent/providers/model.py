@@ -1,0 +1,170 @@
+"""What the providers' models share: key and base URL, bounds in time, what a call cost, how it failed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import urlsplit
+
+from autoresearch.agent import prices
+from autoresearch.agent.calls import Terms
+from autoresearch.agent.models import Completion, Price
+from autoresearch.agent.providers import watched
+from autoresearch.agent.providers.failures import Server
+from autoresearch.agent.providers.received import Received, TooLong, without_thought
+from autoresearch.agent.providers.watched import OutOfTime
+from autoresearch.agent.reply import clean
+from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
+from autoresearch.records import Message, Usage
+from autoresearch.units import format_duration
+
+if TYPE_CHECKING:
+    import httpx2
+
+_CHECK = 30.0  # seconds of silence after which a look at a model is given up
+
+
+class ProviderModel(ABC):
+    """A ChatModel behind a provider's API, or behind a server that speaks the same language.
+
+    A provider's file says what to look up at no cost (`_look`) and how to ask and read a stream (`_read`).
+    """
+
+    provider: ClassVar[str]  # as in --agent and in the table of prices
+    title: ClassVar[str]
+    default: ClassVar[str]  # the model, if none is named
+    keys: ClassVar[tuple[str, ...]]  # variables that may hold the key; the first that does counts
+    base_url: ClassVar[str]  # the variable
+
+    def __init__(self, model: str, environ: Mapping[str, str], terms: Terms) -> None:
+        self.model = model
+        self.name = f"{self.provider}:{model}"
+        self._environ = environ
+        self._silence = terms.silence
+        self._url = _url(self.base_url, environ)
+        self._key_variable, self._key = self._find_key()
+        name = f"The server at {_shown(self._url)}" if self._url else self.title
+        self._server = Server(name, model, self._key, self._key_variable, self.base_url)
+        self._price = terms.price or prices.listed(self.provider, model, self._url)
+
+    @property
+    def price(self) -> Price | None:
+        """As the user says, or else the list price of the server's model, if it is known."""
+        return self._price
+
+    def describe(self) -> str:
+        """Model, server and price in a few words."""
+        where = _shown(self._url) if self._url else self.title
+        return f"{self.model} at {where}, {prices.describe(self._price) if self._price else 'price not known'}"
+
+    def check(self) -> None:
+        """Look the model up. AgentError if the key is refused or the API has no such model; ModelUnavailable if
+        there is no answer. A server that does not list its models says nothing."""
+        expected = self._expected()
+        try:
+            watched.run(self._look, min(_CHECK, self._silence))
+        except OutOfTime:
+            raise ModelUnavailable(f"{self._server.name} does not answer.") from None
+        except expected as error:
+            failure = self._server.failure(error)
+            status = getattr(error, "status_code", None)
+            if status == 401 or isinstance(failure, ModelUnavailable) or self._server.unknown(error):
+                raise failure from None
+
+    def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
+        """The model's reply. As `ChatModel.complete`; what broke off after the provider began to count is a broken
+        completion, its usage estimated upward."""
+        received, expected = Received(), self._expected()
+        try:
+            watched.run(partial(self._read, messages=messages, room=room, received=received), self._silence, until)
+            problem = ModelUnavailable(f"{self._server.name} ended the stream before the reply.")
+        except TooLong:
+            received.ended, received.usage = "cut", received.estimate(messages)
+        except OutOfTime as error:
+            if error.limit == "deadline" and not received.charged:
+                raise DeadlinePassed("the run's time is up before its model had answered") from None
+            problem = ModelUnavailable(self._overdue(error))
+        except expected as error:
+            failure = self._server.failure(error)
+            if not isinstance(failure, ModelUnavailable):
+                raise failure from None
+            problem = failure
+        reply = without_thought(received.text)
+        if received.ended is not None:
+            reason = clean(received.reason, 200) if received.reason else None
+            return Completion(reply, self._priced(received.usage), received.ended, reason)
+        if received.charged:
+            usage = self._priced(received.estimate(messages))
+            return Completion(reply, usage, "broken", str(problem), problem.retry_after)
+        raise problem
+
+    @abstractmethod
+    async def _look(self, http: "httpx2.AsyncClient") -> None:
+        """Ask, at no cost, whether the key and the model are good."""
+
+    @abstractmethod
+    async def _read(
+        self, http: "httpx2.AsyncClient", messages: Sequence[Message], room: int | None, received: Received
+    ) -> None:
+        """Ask, and put what the stream brings into `received`."""
+
+    @abstractmethod
+    def _errors(self) -> type[Exception]:
+        """The SDK's own."""
+
+    def _expected(self) -> tuple[type[Exception], ...]:
+        """What a call may raise whatever the server does: its JSON may be none, or nested too deep."""
+        import httpx2
+
+        return (self._errors(), httpx2.HTTPError, ValueError, RecursionError)
+
+    def _find_key(self) -> tuple[str, str]:
+        """The variable with the key, and the key; empty for a server of one's own that needs none."""
+        variable, key = next(
+            ((name, self._environ[name].strip()) for name in self.keys if self._environ.get(name, "").strip()),
+            (self.keys[0], ""),
+        )
+        if not key and not self._url:
+            raise AgentError(
+                f"{self.name} needs a key, and {variable} is not set.",
+                f"Set it, or {self.base_url} for a server of your own.",
+            )
+        if not (key.isascii() and key.isprintable() and " " not in key):  # no HTTP header may hold it
+            raise AgentError(f"What is in {variable} is no key.", "Set it to the key alone, without quotes or spaces.")
+        return variable, key
+
+    def _overdue(self, error: OutOfTime) -> str:
+        name = self._server.name
+        if error.limit == "deadline":
+            return "The run's time is up."
+        if error.limit == "length":
+            return f"{name} had not come to an end after {format_duration(watched.LONGEST_CALL)}."
+        return f"{name} was silent for {format_duration(self._silence)}."
+
+    def _priced(self, usage: Usage) -> Usage:
+        known = usage.input_tokens is not None or usage.output_tokens is not None
+        return replace(usage, usd=self._price.cost(usage) if self._price and known else None)
+
+
+def _url(variable: str, environ: Mapping[str, str]) -> str | None:
+    url = environ.get(variable, "").strip()
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        good = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and url.isprintable()
+        )
+    except ValueError:
+        good = False
+    if not good:
+        raise AgentError(f"{variable} is not a base URL.", "Write, for example, http://localhost:8000.")
+    return url
+
+
+def _shown(url: str) -> str:
+    """A URL without what is secret in it."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}"
