@@ -33,7 +33,9 @@ class Settings(BaseModel):
         Seconds,
         Field(gt=0, description="import, compilation and warm-up: outside the budget, but bounded"),
     ] = 120.0
-    corpus: Annotated[str, Field(min_length=1, description="stdlib, or a folder of text or parquet files")] = "stdlib"
+    corpus: Annotated[
+        str, Field(min_length=1, description="climbmix, tinystories, stdlib, or a folder of text or parquet files")
+    ] = "stdlib"
     vocab_sizes: Annotated[
         tuple[Annotated[int, Field(ge=256, le=65536)], ...],
         Field(min_length=1, description="what VOCAB_SIZE may be; 256 means bytes"),

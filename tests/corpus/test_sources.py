@@ -103,8 +103,6 @@ def test_any_change_of_a_folder_makes_another_corpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("climbmix", "not available in this version"),
-        ("tinystories", "not available in this version"),
         ("no/such/folder", "neither a known name nor a folder"),
         (__file__, "a file, not a folder"),
         ("nul\0byte", "cannot be looked at"),

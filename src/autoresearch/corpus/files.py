@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and what is remembered of them."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk that takes no more
 
 _SUFFIX = ".partial"
 

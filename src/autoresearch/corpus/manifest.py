@@ -24,6 +24,15 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Origin(_Record):
+    """What of a published dataset a corpus was made of."""
+
+    repo: str
+    commit: str
+    files: int  # to train on, the first of them
+    of: int  # that the dataset has
+
+
 class SplitText(_Record):
     """The text of one split: documents end to end in UTF-8, and where each begins."""
 
@@ -62,6 +71,7 @@ class Manifest(_Record):
     splits: dict[Split, SplitText]
     vocabularies: dict[int, Vocabulary] = {}
     fingerprint: str  # of the documents and their split, whatever the vocabulary
+    origin: Origin | None = None  # None: it was not fetched
 
 
 class Layout:

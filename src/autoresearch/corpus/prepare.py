@@ -1,14 +1,14 @@
-"""Preparing a corpus: read, split, learn tokenizers, encode. Each stage is finished, noted in the manifest and kept."""
+"""Preparing a corpus: fetch, read, split, learn tokenizers, encode. Each stage is finished, noted in the manifest and
+kept."""
 
-import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from autoresearch.corpus import sources, tokenizer
-from autoresearch.corpus.files import has_size, remove_partial, replacing
+from autoresearch.corpus import hub, shards, sources, tokenizer
+from autoresearch.corpus.files import FULL, has_size, remove_partial, replacing
 from autoresearch.corpus.manifest import (
     SPLITS,
     Layout,
@@ -21,31 +21,48 @@ from autoresearch.corpus.manifest import (
     text_files,
     tokenizer_files,
 )
+from autoresearch.corpus.parallel import in_order
 from autoresearch.corpus.progress import Progress, silent
 from autoresearch.corpus.split import read_batches, split_source
-from autoresearch.corpus.store import Corpus, folder, prepare_command
+from autoresearch.corpus.store import Corpus, fetched, folder, prepare_command
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.units import format_size
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_BATCH = 1 << 22  # bytes of text in memory at once
+_BATCH = 1 << 20  # bytes of text encoded in one go, by one thread
 
 
-def prepare(spec: str, vocab_sizes: Sequence[int], cache: Path, progress: Progress = silent) -> Corpus:
+def prepare(
+    spec: str,
+    vocab_sizes: Sequence[int],
+    cache: Path,
+    progress: Progress = silent,
+    *,
+    tokens: int = 0,
+    endpoint: str = hub.ENDPOINT,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Corpus:
     """Read the source, split it and encode it with every vocabulary, below `cache`; what is done already is kept.
 
+    Of a dataset of the hub as much is fetched, from `endpoint`, as gives `tokens` to train on, and `tell` is told first
+    what that takes; if as much is prepared already, nothing is fetched. A folder or stdlib is taken whole.
+
     May be interrupted at any point and called again, and called by several processes at once. CorpusError: the source
-    cannot be read, is too small, or the disk is full. Misuse: a vocabulary size outside 256 to 65536.
+    cannot be fetched or read, is too small, or the disk is full. Misuse: a vocabulary size outside 256 to 65536.
     """
     for size in vocab_sizes:
         _check_size(size)
-    source = sources.find(spec)
-    layout = Layout(folder(source, cache))
-    with _working(layout, spec, source.size, vocab_sizes, progress):
-        manifest = _prepare_text(source, layout, progress)
-        for size in vocab_sizes:
-            manifest = _prepare_vocabulary(layout, manifest, size, progress)
-    return Corpus(layout.root, source.name, manifest.fingerprint, manifest)
+    if spec not in hub.DATASETS:
+        return _build(sources.find(spec), vocab_sizes, cache, progress)
+    corpus = next((there for there in fetched(spec, cache) if _has_text(there)), None)
+    while corpus is None or shards.is_short(corpus, vocab_sizes, tokens):
+        listing = hub.listing(hub.DATASETS[spec], endpoint)
+        plan = shards.plan(listing, vocab_sizes, tokens, corpus)
+        shards.check_disk(plan, cache)
+        tell(shards.describe(plan))
+        corpus = _build(shards.fetch(plan, progress), vocab_sizes, cache, progress)
+    for size in vocab_sizes:
+        corpus = ensure(corpus, size, progress)
+    return corpus
 
 
 def ensure(corpus: Corpus, vocab_size: int, progress: Progress = silent) -> Corpus:
@@ -55,6 +72,19 @@ def ensure(corpus: Corpus, vocab_size: int, progress: Progress = silent) -> Corp
     with _working(corpus.layout, corpus.manifest.spec, size, [vocab_size], progress):
         manifest = _prepare_vocabulary(corpus.layout, load(corpus.layout) or corpus.manifest, vocab_size, progress)
     return Corpus(corpus.root, corpus.name, manifest.fingerprint, manifest)
+
+
+def _build(source: sources.Source, vocab_sizes: Sequence[int], cache: Path, progress: Progress) -> Corpus:
+    layout = Layout(folder(source, cache))
+    with _working(layout, source.spec, source.size, vocab_sizes, progress):
+        manifest = _prepare_text(source, layout, progress)
+        for size in vocab_sizes:
+            manifest = _prepare_vocabulary(layout, manifest, size, progress)
+    return Corpus(layout.root, source.name, manifest.fingerprint, manifest)
+
+
+def _has_text(corpus: Corpus) -> bool:
+    return all(has_size(path, record) for path, record in text_files(corpus.layout, corpus.manifest))
 
 
 def _check_size(vocab_size: int) -> None:
@@ -74,7 +104,7 @@ def _working(
             yield
     except OSError as error:
         again = f"then run {prepare_command(spec)} again: what is finished is kept."
-        if error.errno in _FULL:
+        if error.errno in FULL:
             need = format_size(_bytes_needed(layout, source_size, vocab_sizes))
             raise CorpusError(
                 f"The disk is full: preparing {spec} in {layout.root} needs about {need} more.",
@@ -116,7 +146,7 @@ def _prepare_text(source: sources.Source, layout: Layout, progress: Progress) ->
     if old and all(has_size(path, record) for path, record in text_files(layout, old)):
         return old
     new = split_source(source, layout, progress)
-    if sources.find(source.spec).identity != source.identity:
+    if source.origin is None and sources.find(source.spec).identity != source.identity:
         raise CorpusError(
             f"The corpus {source.spec} changed while it was read.", "Run prepare again when it is at rest."
         )
@@ -152,10 +182,13 @@ def _note(layout: Layout, manifest: Manifest, size: int, vocabulary: Vocabulary)
 def _encode_split(
     layout: Layout, manifest: Manifest, split: Split, size: int, encode: tokenizer.Encoder, progress: Progress
 ) -> SplitTokens:
+    def work(documents: list[bytes]) -> tuple[int, bytes]:
+        return sum(map(len, documents)), encode(documents).tobytes()
+
     stage, done, total = f"encoding {split} with {size}", 0, manifest.splits[split].bytes
     with replacing(layout.tokens(split, size)) as out:
-        for documents in read_batches(layout, split, _BATCH):
-            out.write(encode(documents).tobytes())
-            done += sum(map(len, documents))
+        for passed, tokens in in_order(work, read_batches(layout, split, _BATCH)):
+            out.write(tokens)
+            done += passed
             progress(stage, done, total)
     return SplitTokens(tokens=out.size // 2, file=out.record)

@@ -1,7 +1,7 @@
 """Where text comes from: the running Python's own library, or a folder of text or parquet files.
 
-A source is found by what a program's `corpus` key or `--corpus` says. A further kind of source (a download) is one
-more function here that returns a `Source`.
+A source is found by what a program's `corpus` key or `--corpus` says. A corpus of the hub becomes one in `shards`, once
+it is fetched.
 """
 
 import hashlib
@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from autoresearch.corpus.hub import DATASETS
+from autoresearch.corpus.manifest import Origin
 from autoresearch.errors import CorpusError
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
-_LATER = ("climbmix", "tinystories")
-_KNOWN = ("stdlib", *_LATER)
+_KNOWN = ("stdlib", *DATASETS)
+_CHOICE = f"{', '.join(_KNOWN)}, or a folder of text or parquet files"
 _NOT_TEXT = {"__pycache__", "site-packages", "dist-packages"}
 _HEAD = 1 << 16  # a binary file shows a NUL this early, so a large one is not read to its end
 _ROWS = 1024  # parquet rows held at once
@@ -36,6 +38,8 @@ class Source:
     root: Path
     files: tuple[Path, ...]
     size: int  # bytes on the disk
+    held_out: frozenset[Path] = frozenset()  # files that are validation and test; none: by hash, of all
+    origin: Origin | None = None  # if it was fetched
 
 
 class Item(NamedTuple):
@@ -43,6 +47,7 @@ class Item(NamedTuple):
 
     text: str | None
     size: float
+    held_out: bool = False
 
 
 def canonical(spec: str) -> str:
@@ -53,14 +58,10 @@ def canonical(spec: str) -> str:
 
 
 def find(spec: str) -> Source:
-    """The source that `spec` names: `stdlib`, or a folder relative to the working directory. CorpusError if neither."""
+    """The local source that `spec` names: `stdlib`, or a folder relative to the working directory. CorpusError if
+    neither."""
     if spec == "stdlib":
         return _source(spec, "stdlib", Path(sysconfig.get_path("stdlib")), platform.python_version())
-    if spec in _LATER:
-        raise CorpusError(
-            f"The corpus {spec} is not available in this version.",
-            f"Use stdlib or a folder of text or parquet files; for a folder of that name write ./{spec}.",
-        )
     try:
         root = Path(canonical(spec))
         is_folder, exists = root.is_dir(), root.exists()
@@ -68,7 +69,7 @@ def find(spec: str) -> Source:
         raise CorpusError(f"The corpus {spec!r} cannot be looked at: {_line(error)}.") from error
     if not is_folder:
         what = "is a file, not a folder" if exists else "is neither a known name nor a folder"
-        raise CorpusError(f"The corpus {spec!r} {what}.", "Use stdlib or a folder of text or parquet files.")
+        raise CorpusError(f"The corpus {spec!r} {what}.", f"Use {_CHOICE}.")
     # The path is part of the identity: folders of one name and equal sizes and times need not be equal.
     return _source(str(root), re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-")[:40] or "corpus", root, str(root))
 
@@ -79,12 +80,13 @@ def documents(source: Source) -> Iterator[Item]:
     A file or row that is not UTF-8, and a file with a NUL in it, comes as an item without text.
     """
     for path in source.files:
+        held_out = path in source.held_out
         try:
             if path.suffix.lower() == ".parquet":
-                yield from _parquet(path)
+                yield from (Item(text, size, held_out) for text, size in _parquet(path))
             else:
                 size = path.stat().st_size
-                yield Item(_text(path), size)
+                yield Item(_text(path), size, held_out)
         except OSError as error:
             raise CorpusError(f"{path} cannot be read: {error.strerror or error}.", "Repair or remove it.") from error
 
@@ -134,7 +136,7 @@ def _decode(data: bytes) -> str | None:
         return None
 
 
-def _parquet(path: Path) -> Iterator[Item]:
+def _parquet(path: Path) -> Iterator[tuple[str | None, float]]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -145,7 +147,7 @@ def _parquet(path: Path) -> Iterator[Item]:
             for batch in file.iter_batches(batch_size=_ROWS, columns=["text"]):
                 # As bytes, since parquet itself does not check that text is valid UTF-8.
                 for row in batch.column(0).cast(pa.large_binary()).to_pylist():
-                    yield Item("" if row is None else _decode(row), share)
+                    yield "" if row is None else _decode(row), share
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{path} cannot be read as parquet: {_line(error)}.", "Repair or remove it.") from error
 

@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch.corpus import sources
+from autoresearch.corpus import hub, sources
 from autoresearch.corpus.files import has_size, is_intact
-from autoresearch.corpus.manifest import Layout, Manifest, Split, all_files, load, tokenizer_files
+from autoresearch.corpus.manifest import SPLITS, Layout, Manifest, Split, all_files, load, tokenizer_files
 from autoresearch.errors import CorpusError
 from autoresearch.records import CorpusView, TokenFile
 
@@ -23,6 +23,11 @@ class Corpus:
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
+
+    @property
+    def train_bytes(self) -> int:
+        """Text to train on."""
+        return self.manifest.splits["train"].bytes
 
     def view(self, vocab_size: int) -> CorpusView:
         """What an experiment with this vocabulary reads. CorpusError if it is not encoded, or a file is not whole."""
@@ -60,18 +65,41 @@ class Corpus:
 
 def folder(source: sources.Source, cache: Path) -> Path:
     """Where a source is prepared: a folder of its own for each state of the source."""
-    return cache.absolute() / "corpora" / f"{source.name}-{source.identity[:12]}"
+    return _corpora(cache) / f"{source.name}-{source.identity[:12]}"
 
 
-def open(spec: str, cache: Path) -> Corpus:
-    """The corpus of this name as its source is now. CorpusError if it is not prepared; nothing is built."""
+def _corpora(cache: Path) -> Path:
+    return cache.absolute() / "corpora"
+
+
+def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
+    """The corpus of this name: as its source is now, or of those fetched from the hub the one with this fingerprint,
+    and else the largest. CorpusError if it is not prepared; nothing is built, and no network is needed."""
+    if spec in hub.DATASETS:
+        there = fetched(spec, cache)
+        if not there:
+            raise CorpusError(f"The corpus {spec} is not prepared.", f"{_prepare_first(spec)}: it is fetched then.")
+        return next((corpus for corpus in there if corpus.fingerprint == fingerprint), there[0])
     source = sources.find(spec)
     root = folder(source, cache)
     manifest = load(Layout(root))
     if manifest is None:
-        remedy = f"Run {prepare_command(spec)}, with the --program that is to run."
-        raise CorpusError(f"The corpus {spec} is not prepared as it is now.", remedy)
+        raise CorpusError(f"The corpus {spec} is not prepared as it is now.", f"{_prepare_first(spec)}.")
     return Corpus(root, source.name, manifest.fingerprint, manifest)
+
+
+def fetched(name: str, cache: Path) -> list[Corpus]:
+    """What was prepared of a dataset of the hub, each time with more of it: the finished first, the largest first."""
+    found: list[Corpus] = []
+    for root in sorted(_corpora(cache).glob(f"{name}-*")):
+        manifest = load(Layout(root))
+        if manifest is not None and manifest.spec == name:
+            found.append(Corpus(root, name, manifest.fingerprint, manifest))
+    return sorted(found, key=lambda corpus: (_is_finished(corpus.manifest), corpus.train_bytes), reverse=True)
+
+
+def _is_finished(manifest: Manifest) -> bool:
+    return all(len(vocabulary.splits) == len(SPLITS) for vocabulary in manifest.vocabularies.values())
 
 
 def verify(corpus: Corpus) -> None:
@@ -86,6 +114,10 @@ def verify(corpus: Corpus) -> None:
                 f"{path} is missing or not what was written.",
                 f"Delete the file and run {prepare_command(corpus.manifest.spec)}: it redoes what is missing.",
             )
+
+
+def _prepare_first(spec: str) -> str:
+    return f"Run {prepare_command(spec)}, with the --program that is to run"
 
 
 def prepare_command(spec: str) -> str:

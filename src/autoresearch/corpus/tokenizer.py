@@ -6,7 +6,6 @@ are enough for the bytes and BOS. Special tokens are never looked for in text: `
 
 import base64
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -60,12 +59,13 @@ def learn(layout: Layout, vocab_size: int, train_bytes: int, progress: Progress)
 
 
 def encoder(layout: Layout, vocab_size: int) -> Encoder:
-    """A function from documents (UTF-8) to tokens (uint16, BOS after each); it checks that they decode to the same."""
+    """A function from documents (UTF-8) to tokens (uint16, BOS after each); it checks that they decode to the same.
+
+    It may be called from many threads at once: what takes time is done in Rust, beside the interpreter's lock."""
     if vocab_size == BYTES:
         return _encode_as_bytes
     encoding = load(layout, vocab_size)
-    threads = min(8, os.cpu_count() or 1)
-    return lambda documents: _encode(encoding, documents, threads)
+    return lambda documents: _encode(encoding, documents)
 
 
 def load(layout: Layout, vocab_size: int) -> "tiktoken.Encoding":
@@ -128,12 +128,13 @@ def _encode_as_bytes(documents: list[bytes]) -> NDArray[np.uint16]:
     return tokens
 
 
-def _encode(encoding: "tiktoken.Encoding", documents: list[bytes], threads: int) -> NDArray[np.uint16]:
-    encoded = encoding.encode_ordinary_batch([document.decode() for document in documents], num_threads=threads)
-    bos = encoding.n_vocab - 1
-    for document, tokens in zip(documents, encoded, strict=True):
-        if encoding.decode_bytes(tokens) != document:
+def _encode(encoding: "tiktoken.Encoding", documents: list[bytes]) -> NDArray[np.uint16]:
+    bos = np.array([encoding.n_vocab - 1], "<u2")
+    pieces: list[NDArray[np.uint16]] = []
+    for document in documents:
+        tokens = encoding.encode_to_numpy(document.decode(), disallowed_special=())
+        if encoding.decode_bytes(tokens.tolist()) != document:
             start = document[:60].decode(errors="replace")
             raise CorpusError(f"A document does not survive encoding with {encoding.name}: it begins {start!r}.")
-        tokens.append(bos)
-    return np.concatenate([np.array(tokens, "<u2") for tokens in encoded])
+        pieces += (tokens.astype("<u2"), bos)
+    return np.concatenate(pieces)
