@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -80,9 +80,9 @@ class Chart:
         lines = []
         for row, label in enumerate(self._labels):
             line = Text(f"{label:>{self._margin}} {'┤' if label else '│'}", style="dim")
-            for column in range(self._columns):
-                mark, style = self._cells.get((column, row), (" ", ""))
-                line.append(mark, style=f"not dim {style}")
+            cells = [self._cells.get((column, row), (" ", "")) for column in range(self._columns)]
+            for style, run in itertools.groupby(cells, key=lambda cell: cell[1]):
+                line.append("".join(mark for mark, _ in run), style=f"not dim {style}")
             lines.append(line)
         left, right = ends
         room = self._columns - len(left) - len(right)

@@ -3,8 +3,9 @@
 import contextlib
 import time
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Point, Progress, Waiting
@@ -29,6 +30,8 @@ class LiveState:
     waiting: Waiting | None = None
     deadline: float | None = None
     max_cost: float | None = None  # US dollars
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)  # of the points, too
 
 
 _STATE = TypeAdapter(LiveState)

@@ -3,10 +3,12 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
@@ -145,10 +147,10 @@ class Panel:
             self._console.print(line, soft_wrap=True)
 
     def _new(self) -> Live:
-        return Live(get_renderable=self._guarded, console=self._console, transient=True, auto_refresh=False)
-
-    def _guarded(self) -> RenderableType:
-        return _Guarded(self._view)
+        return Live(
+            _Guarded(self._view), console=self._console, transient=True, auto_refresh=False,
+            redirect_stderr=sys.stderr.isatty(),
+        )  # fmt: skip
 
     def _keep_drawing(self) -> None:
         while not self._done.wait(_EVERY):
@@ -207,7 +209,7 @@ def follow(console: Console, ledger: Ledger, tag: str, alive: Callable[[], bool]
             if now != seen or time.monotonic() - read > _REREAD:
                 facts, seen, read = gather(ledger, tag), now, time.monotonic()
             if facts:
-                live.update(View(facts, state, verdicts=True), refresh=True)
+                live.update(_Guarded(partial(View, facts, state, verdicts=True)), refresh=True)
             time.sleep(_EVERY)
 
 
