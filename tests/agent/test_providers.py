@@ -1,0 +1,490 @@
+"""The providers' models, asked through their SDKs at a local server that speaks their languages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from email.utils import formatdate
+
+import pytest
+
+from autoresearch.agent.calls import Terms
+from autoresearch.agent.prices import GivenPrice
+from autoresearch.agent.providers import PROVIDERS, make_provider, received, watched
+from autoresearch.agent.providers.failures import retry_after
+from autoresearch.agent.providers.received import without_thought
+from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
+from autoresearch.records import Message, Usage
+from tests.llm_dialects import Model
+from tests.llm_server import KEY, Cut, Fail, Garbage, LLMServer, Say, Stall
+
+MODELS = {"anthropic": "claude-haiku-4-5", "openai": "gpt-5.1"}
+MESSAGES = (Message("system", "The rules.", 10), Message("user", "The file.\n\nWhat was tried.", 9))
+REPAIR = (*MESSAGES, Message("assistant", "An edit."), Message("user", "Again."))
+NOW = {"x-should-retry": "false"}  # what a server says to an SDK that would sleep and ask again
+SILENT = Terms(silence=1.0)
+
+both = pytest.mark.parametrize("provider", list(PROVIDERS))
+
+
+def model(server: LLMServer, provider: str, name: str | None = None, terms: Terms | None = None, **environ: str):
+    return make_provider(provider, name or MODELS[provider], server.environ() | environ, terms or Terms())
+
+
+def stream(*events: object) -> Garbage:
+    """A stream of events as they are given, the SSE form apart."""
+    lines = [f"event: {event['type']}\n" if isinstance(event, dict) and "type" in event else "" for event in events]
+    body = "".join(f"{line}data: {json.dumps(event)}\n\n" for line, event in zip(lines, events, strict=True))
+    return Garbage(body, "text/event-stream")
+
+
+def piece(finish: str | None = None, **delta: object) -> dict[str, object]:
+    """A chunk of Chat Completions."""
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+# ------------------------------------------------------------------------------------------------ a reply
+
+
+@both
+class TestReply:
+    def test_text_usage_and_dollars(self, llm_server, provider):
+        llm_server.say(Say("Größer.\n", thinking="hm", input=10_000, cached=8_000, written=1_000, output=500))
+        completion = model(llm_server, provider).complete(MESSAGES)
+        usage = completion.usage
+        assert (completion.text, completion.ended, completion.reason) == ("Größer.\n", "whole", None)
+        assert (usage.input_tokens, usage.cached_tokens, usage.written_tokens) == (10_000, 8_000, 1_000)
+        assert usage.output_tokens == 500
+        # Per million: $1, $0.10, $2 and $5; $1.25, $0.125, $1.25 and $10.
+        dollars = {"anthropic": 0.001 + 0.0008 + 0.002 + 0.0025, "openai": 0.0025 + 0.001 + 0.005}[provider]
+        assert usage.usd == pytest.approx(dollars)
+
+    def test_a_price_that_is_given_and_one_that_is_not_known(self, llm_server, provider):
+        llm_server.say(Say("a", input=1_000_000, output=10_000), Say("b"))
+        given = model(llm_server, provider, terms=Terms(price=GivenPrice(1, 2, 0)))
+        assert given.complete(MESSAGES).usage.usd == pytest.approx(1.02)
+        unknown = model(llm_server, provider, "nobody-knows-my-price")
+        assert unknown.price is None and unknown.complete(MESSAGES).usage.usd is None
+
+    @pytest.mark.parametrize(
+        ("turn", "ended"), [(Say("half", stop="cut"), "cut"), (Say("a", stop="refused"), "refused"), (Say(""), "whole")]
+    )
+    def test_how_it_ended(self, llm_server, provider, turn, ended):
+        llm_server.say(turn)
+        completion = model(llm_server, provider).complete(MESSAGES)
+        assert (completion.text, completion.ended) == (turn.text, ended)
+        assert completion.usage.output_tokens == 100
+
+    def test_a_refusal_has_its_reason(self, llm_server, provider):
+        llm_server.say(Say("", stop="refused"))
+        completion = model(llm_server, provider).complete(MESSAGES)
+        assert (completion.ended, completion.text) == ("refused", "")
+        assert "not for me" in completion.reason or "can't help" in completion.reason
+
+    def test_room_is_kept(self, llm_server, provider):
+        llm_server.say(Say("a", output=9_000))
+        completion = model(llm_server, provider).complete(MESSAGES, room=5_000)
+        assert (completion.ended, completion.usage.output_tokens) == ("cut", 5_000)
+
+    def test_one_that_comes_slowly_is_waited_for(self, llm_server, provider):
+        llm_server.say(Say("abcd" * 9, pace=0.4))
+        assert model(llm_server, provider, terms=Terms(silence=2.0)).complete(MESSAGES).text == "abcd" * 9
+
+    def test_one_without_end_is_cut(self, llm_server, provider, monkeypatch):
+        monkeypatch.setattr(received, "MAX_REPLY", 100)
+        llm_server.say(Say("x" * 1000))
+        completion = model(llm_server, provider).complete(MESSAGES)
+        assert completion.ended == "cut" and 100 < len(completion.text) <= 1000
+        assert completion.usage.usd > 0
+
+    def test_the_turns_of_a_repair(self, llm_server, provider):
+        llm_server.say(Say("a"))
+        model(llm_server, provider).complete(REPAIR)
+        turns = llm_server.asked[0].body["messages"]
+        assert [turn["role"] for turn in turns][-3:] == ["user", "assistant", "user"]
+
+
+# ------------------------------------------------------------------------------------------------ what is asked
+
+
+class TestAnthropicRequest:
+    def asked(self, server, name=None, room=None, **environ):
+        server.say(Say("a"))
+        model(server, "anthropic", name, **environ).complete(MESSAGES, room=room)
+        return server.asked[-1].body
+
+    def test_what_is_stable_is_cached_for_an_hour(self, llm_server):
+        body = self.asked(llm_server)
+        hour = {"type": "ephemeral", "ttl": "1h"}
+        assert body["system"] == [{"type": "text", "text": "The rules.", "cache_control": hour}]
+        assert body["messages"][0]["content"] == [
+            {"type": "text", "text": "The file.", "cache_control": hour},
+            {"type": "text", "text": "\n\nWhat was tried."},
+        ]
+        assert body["stream"] is True
+
+    @pytest.mark.parametrize(
+        ("name", "thinking", "longest"),
+        [
+            ("claude-opus-5", {"type": "adaptive"}, 64_000),
+            ("claude-haiku-4-5", {"type": "enabled", "budget_tokens": 16_000}, 64_000),
+            ("claude-3-haiku-20240307", None, 4_096),
+        ],
+    )
+    def test_it_thinks_as_it_can(self, llm_server, name, thinking, longest):
+        body = self.asked(llm_server, name)
+        assert (body.get("thinking"), body["max_tokens"]) == (thinking, longest)
+
+    @pytest.mark.parametrize(("room", "budget"), [(4_000, 2_000), (2_000, None)])
+    def test_thinking_leaves_room_for_the_reply(self, llm_server, room, budget):
+        body = self.asked(llm_server, room=room)
+        assert body["max_tokens"] == room and body.get("thinking", {}).get("budget_tokens") == budget
+
+    def test_a_gateway_that_tells_of_no_model_is_asked_for_little(self, llm_server):
+        with pytest.raises(AgentError, match="does not find the model 'private'"):
+            model(llm_server, "anthropic", "private").complete(MESSAGES)
+        looked, *_, asked = llm_server.requests
+        assert (looked.method, looked.path) == ("GET", "/v1/models/private")
+        assert "thinking" not in asked.body and asked.body["max_tokens"] == 16_000
+
+    def test_it_is_looked_up_once(self, llm_server):
+        asked = model(llm_server, "anthropic")
+        llm_server.say(Say("a"), Say("b"))
+        asked.check()
+        for _ in range(2):
+            asked.complete(MESSAGES)
+        assert [request.method for request in llm_server.requests] == ["GET", "POST", "POST"]
+
+    def test_writes_for_five_minutes_cost_less(self, llm_server):
+        usage = {"input_tokens": 0, "cache_creation_input_tokens": 1_000_000, "output_tokens": 0}
+        brief = {"ephemeral_5m_input_tokens": 1_000_000, "ephemeral_1h_input_tokens": 0}
+        end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}}
+        dollars = []
+        for told in (usage, usage | {"cache_creation": brief}):
+            llm_server.say(stream({"type": "message_start", "message": {"usage": told}}, end))
+            dollars.append(model(llm_server, "anthropic").complete(MESSAGES).usage.usd)
+        assert dollars == [pytest.approx(2.0), pytest.approx(1.25)]
+
+
+class TestOpenAIRequest:
+    def test_a_plain_one_that_any_server_knows(self, llm_server):
+        llm_server.say(Say("a"))
+        model(llm_server, "openai").complete(MESSAGES)
+        assert llm_server.asked[0].body == {
+            "model": "gpt-5.1",
+            "messages": [{"role": message.role, "content": message.content} for message in MESSAGES],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    @pytest.mark.parametrize("name", ["gpt-5.6-terra", "gpt-6-sol", "gpt-6.1-sol", "gpt-10"])
+    def test_newer_ones_are_told_where_the_cache_ends(self, llm_server, name):
+        llm_server.models[name] = Model(name)
+        llm_server.say(Say("a"))
+        model(llm_server, "openai", name).complete(MESSAGES)
+        body = llm_server.asked[0].body
+        marked = [part for turn in body["messages"] for part in turn["content"]]
+        mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+        assert [(part["text"], "prompt_cache_breakpoint" in part) for part in marked] == [
+            ("The rules.", True), ("The file.", True), ("\n\nWhat was tried.", False),
+        ]  # fmt: skip
+        assert mark.items() <= marked[0].items() and body["prompt_cache_options"] == {"mode": "explicit"}
+
+    def test_a_server_that_counts_nothing(self, llm_server):
+        llm_server.say(Say("a", input=None))
+        assert model(llm_server, "openai").complete(MESSAGES).usage == Usage()
+
+    @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+    def test_reasoning_is_not_the_reply(self, llm_server, field):
+        llm_server.say(stream(piece(**{field: "Let me see."}), piece(content="TITLE: t"), piece("stop")))
+        assert model(llm_server, "openai").complete(MESSAGES).text == "TITLE: t"
+
+    def test_organization_and_project(self, llm_server, monkeypatch):
+        monkeypatch.setenv("OPENAI_ORG_ID", "not-this-one")
+        llm_server.say(Say("a"), Say("b"))
+        model(llm_server, "openai").complete(MESSAGES)
+        model(llm_server, "openai", OPENAI_ORG_ID="org-1", OPENAI_PROJECT_ID="proj-1").complete(MESSAGES)
+        names = ("openai-organization", "openai-project")
+        assert [[request.headers.get(name) for name in names] for request in llm_server.asked] == [
+            [None, None], ["org-1", "proj-1"],
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reply", "rest"),
+    [
+        ("TITLE: t", "TITLE: t"),
+        ("<think>\nhm\n</think>\n\nTITLE: t", "TITLE: t"),
+        (" <think></think>TITLE: t", "TITLE: t"),
+        ("hm, as the template began it\n</think>\nTITLE: t", "TITLE: t"),
+        ("<think>cut off", ""),
+        ("TITLE: about <think> and </think>", "TITLE: about <think> and </think>"),
+        ("", ""),
+    ],
+)
+def test_a_block_of_thinking_at_the_beginning_is_not_the_reply(reply, rest):
+    assert without_thought(reply) == rest
+
+
+# ------------------------------------------------------------------------------------------------ how it fails
+
+
+@both
+class TestFailure:
+    @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
+    def test_what_may_pass_is_unavailable(self, llm_server, provider, status):
+        llm_server.say(Fail(status, "not\x1b[31m now", NOW | {"Retry-After": "7"}))
+        with pytest.raises(ModelUnavailable, match=rf'\({status}\): "not now"\.$') as error:
+            model(llm_server, provider).complete(MESSAGES)
+        assert error.value.retry_after == 7
+
+    @pytest.mark.parametrize(
+        ("turn", "said"),
+        [
+            (Fail(401, f"invalid key {KEY}"), 'refuses the key in {KEY} (401): "invalid key (key)"'),
+            (Fail(403, "no permission"), "refuses the key in {KEY} (403)"),
+            (Fail(404, "no such model"), "does not find the model '{MODEL}' (404): \"no such model\""),
+            (Fail(400, "prompt is too long\n" * 99), 'does not take the request (400): "prompt is too long'),
+            (Fail(413, "x" * 9999), "does not take the request (413)"),
+            (Fail(400, "Your credit balance is too low to go on."), "wants to be paid (400)"),
+            (Fail(402, "billing"), "wants to be paid (402)"),
+        ],
+    )
+    def test_what_a_person_must_put_right_is_one_line(self, llm_server, provider, turn, said):
+        llm_server.say(turn)
+        with pytest.raises(AgentError) as error:
+            model(llm_server, provider).complete(MESSAGES)
+        assert type(error.value) is AgentError
+        names = {"{KEY}": f"{provider.upper()}_API_KEY", "{MODEL}": MODELS[provider]}
+        for name, value in names.items():
+            said = said.replace(name, value)
+        assert said in error.value.message and error.value.remedy
+        assert str(error.value).isprintable() and len(str(error.value)) < 600 and KEY not in str(error.value)
+
+    def test_an_sdk_asks_again_at_once_and_leaves_long_waits_to_the_caller(self, llm_server, provider):
+        llm_server.say(
+            Fail(500), Fail(429, headers={"Retry-After": "0.1"}), Say("a"), Fail(429, "slow", {"Retry-After": "3600"})
+        )
+        asked = model(llm_server, provider)
+        assert asked.complete(MESSAGES).text == "a"
+        with pytest.raises(ModelUnavailable) as error:
+            asked.complete(MESSAGES)
+        assert error.value.retry_after == 3600 and len(llm_server.asked) == 4
+
+    @pytest.mark.parametrize(
+        "turn", [Cut("some text", error="Overloaded"), Stall(0.1, "some text"), Stall(60, "some text")]
+    )
+    def test_a_stream_that_breaks_off_has_its_price(self, llm_server, provider, turn):
+        llm_server.say(turn)
+        completion = model(llm_server, provider, terms=SILENT).complete(MESSAGES)
+        assert completion.ended == "broken" and "some text".startswith(completion.text) and completion.text
+        assert completion.reason and completion.reason.isprintable()
+        assert completion.usage.input_tokens >= 9 and completion.usage.output_tokens >= 1 and completion.usage.usd > 0
+
+    def test_a_stall_is_given_up(self, llm_server, provider):
+        llm_server.say(Stall(60))
+        with pytest.raises(ModelUnavailable, match=r"was silent for 1\.0s"):
+            model(llm_server, provider, terms=SILENT).complete(MESSAGES)
+        assert len(llm_server.asked) == 1
+
+    def test_a_call_without_end_is_given_up(self, llm_server, provider, monkeypatch):
+        monkeypatch.setattr(watched, "LONGEST_CALL", 1.5)
+        llm_server.say(Say("abcdefgh", pace=0.5))
+        completion = model(llm_server, provider, terms=Terms(silence=60)).complete(MESSAGES)
+        assert completion.ended == "broken" and "not come to an end" in completion.reason
+
+    def test_the_deadline_holds(self, llm_server, provider):
+        asked = model(llm_server, provider)
+        asked.check()
+        llm_server.say(Stall(60), Stall(60, "some text"))
+        with pytest.raises(DeadlinePassed):
+            asked.complete(MESSAGES, until=time.time() + 1)
+        completion = asked.complete(MESSAGES, until=time.time() + 2)
+        assert (completion.ended, completion.reason) == ("broken", "The run's time is up.")
+
+    def test_a_server_that_is_down(self, llm_server, provider):
+        llm_server.down()
+        with pytest.raises(ModelUnavailable, match="cannot be reached"):
+            model(llm_server, provider).complete(MESSAGES)
+        llm_server.up()
+        llm_server.say(Say("a"))
+        assert model(llm_server, provider).complete(MESSAGES).text == "a"
+
+    @pytest.mark.parametrize(
+        "turn",
+        [
+            Garbage(),
+            Garbage(""),
+            Garbage("data: {\n\n", "text/event-stream"),
+            Garbage("event: message_start\ndata: {\n\n", "text/event-stream"),
+            Garbage("event: message_start\ndata: " + "[" * 100_000 + "\n\n", "text/event-stream"),
+            Garbage("data: [DONE]\n\n", "text/event-stream"),
+            *[
+                stream(event, {"type": "message_start", "message": event}, {"choices": event, "usage": event},
+                       {"type": "content_block_delta", "delta": event}, {"choices": [event]},
+                       {"type": "message_delta", "delta": event, "usage": event}, {"choices": [{"delta": event}]})
+                for event in (None, 3, "x", [], {}, [[]], True, {"type": 3}, {"delta": {"text": 3, "content": 3}},
+                              {"usage": {"input_tokens": -1, "prompt_tokens": 1e99, "output_tokens": "many"}})
+            ],
+        ],
+    )  # fmt: skip
+    def test_nonsense_is_unavailable(self, llm_server, provider, turn):
+        llm_server.say(turn)
+        with pytest.raises(ModelUnavailable) as error:
+            model(llm_server, provider).complete(MESSAGES)
+        assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+    def test_ctrl_c_ends_it_at_once(self, llm_server, provider):
+        llm_server.say(Stall(200, "some text"))
+        code = f"""
+            import os, signal
+            from autoresearch.agent.calls import Terms
+            from autoresearch.agent.providers import make_provider
+            from autoresearch.interrupts import listen
+            from autoresearch.records import Message
+            listen(signal.SIGINT)
+            make_provider({provider!r}, {MODELS[provider]!r}, os.environ, Terms()).complete([Message("user", "Hello?")])
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines())],
+            env=os.environ | llm_server.environ(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while not llm_server.asked and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
+        assert KEY not in errors
+
+
+def test_no_credit_at_openai(llm_server):
+    llm_server.say(Fail(429, "You exceeded your current quota", NOW, "insufficient_quota"))
+    with pytest.raises(AgentError, match="wants to be paid") as error:
+        model(llm_server, "openai").complete(MESSAGES)
+    assert not isinstance(error.value, ModelUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"message": "busy", "type": "overloaded_error"}, ModelUnavailable),
+        ({"message": "busy", "code": 503}, ModelUnavailable),
+        ({"message": "busy"}, ModelUnavailable),
+        ({"message": "no", "type": "authentication_error"}, AgentError),
+        ({"message": "no", "code": 400}, AgentError),
+    ],
+)
+@both
+def test_an_error_within_a_stream_counts_like_its_status(llm_server, provider, error, kind):
+    llm_server.say(stream({"type": "error", "error": error}))
+    with pytest.raises(AgentError) as raised:
+        model(llm_server, provider).complete(MESSAGES)
+    assert type(raised.value) is kind and error["message"] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "12"}, 12),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "12", "retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": formatdate(0)}, 0),
+        ({"retry-after": "Fri, 32 Nov 2026 99:00:00 GMT"}, None),
+    ],
+)
+def test_how_long_a_server_wants_to_be_left_alone(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_a_date_to_come_back_at():
+    assert 3000 < retry_after({"retry-after": formatdate(time.time() + 3600)}) <= 3600
+
+
+# ------------------------------------------------------------------------------------------------ before the run
+
+
+@both
+class TestCheck:
+    def test_a_key_and_a_model_that_are_good(self, llm_server, provider):
+        model(llm_server, provider).check()
+        assert [request.method for request in llm_server.requests] == ["GET"]
+
+    def test_an_unknown_model(self, llm_server, provider):
+        with pytest.raises(AgentError, match="does not find the model 'gpt-7' "):
+            model(llm_server, provider, "gpt-7").check()
+
+    def test_a_wrong_key(self, llm_server, provider):
+        variable = f"{provider.upper()}_API_KEY"
+        with pytest.raises(AgentError, match=f"refuses the key in {variable}"):
+            model(llm_server, provider, **{variable: "sk-wrong-0123456789"}).check()
+
+    @pytest.mark.parametrize("trouble", [Fail(503, headers=NOW), Fail(429, headers=NOW), Stall(60)])
+    def test_no_answer(self, llm_server, provider, trouble):
+        llm_server.trouble = trouble
+        with pytest.raises(ModelUnavailable):
+            model(llm_server, provider, terms=SILENT).check()
+
+    @pytest.mark.parametrize("trouble", [Fail(403), Fail(404, "Not Found"), Fail(405), Garbage("[]")])
+    def test_a_server_that_lists_nothing_is_taken_at_its_word(self, llm_server, provider, trouble):
+        llm_server.trouble = trouble
+        model(llm_server, provider).check()
+
+    def test_a_path_that_is_not_there_says_nothing_of_the_model(self, llm_server, provider):
+        model(llm_server, provider, **{f"{provider.upper()}_BASE_URL": f"{llm_server.url}/elsewhere"}).check()
+        assert "elsewhere" in llm_server.requests[0].path
+
+
+@both
+class TestKey:
+    def test_none_has_a_remedy(self, provider):
+        with pytest.raises(AgentError) as error:
+            make_provider(provider, None, {f"{provider.upper()}_API_KEY": " "}, Terms())
+        assert "needs a key" in error.value.message and f"{provider.upper()}_BASE_URL" in error.value.remedy
+
+    def test_it_is_looked_for_in_the_environment_given_and_nowhere_else(self, llm_server, provider, monkeypatch):
+        for name, value in llm_server.environ().items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(AgentError, match="needs a key"):
+            make_provider(provider, None, {}, Terms())
+
+    def test_a_server_of_ones_own_needs_none(self, llm_server, provider):
+        llm_server.key = "none"
+        llm_server.say(Say("a"))
+        assert model(llm_server, provider, **{f"{provider.upper()}_API_KEY": ""}).complete(MESSAGES).text == "a"
+
+    @pytest.mark.parametrize("key", ["two words", "sk-ключ", "sk-\x00", "export KEY=x\nexport"])
+    def test_what_is_none_is_not_shown(self, llm_server, provider, key):
+        with pytest.raises(AgentError, match="is no key") as error:
+            model(llm_server, provider, **{f"{provider.upper()}_API_KEY": key})
+        assert key not in str(error.value)
+
+    @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://[::1"])
+    def test_a_base_url_that_is_none_has_a_remedy(self, llm_server, provider, url):
+        with pytest.raises(AgentError, match=f"{provider.upper()}_BASE_URL is not a base URL") as error:
+            model(llm_server, provider, **{f"{provider.upper()}_BASE_URL": url})
+        assert "http://localhost" in error.value.remedy
+
+    def test_a_description_has_no_secrets(self, llm_server, provider):
+        url = llm_server.url.replace("//", "//ada:lovelace@") + "/v1?token=s3cret"
+        said = model(llm_server, provider, **{f"{provider.upper()}_BASE_URL": url}).describe()
+        assert said.startswith(f"{MODELS[provider]} at {llm_server.url}/v1, $1")
+        assert not any(secret in said for secret in ("lovelace", "s3cret", KEY))
+
+
+def test_a_token_in_place_of_a_key(llm_server):
+    llm_server.say(Say("a"))
+    asked = model(llm_server, "anthropic", ANTHROPIC_API_KEY="", ANTHROPIC_AUTH_TOKEN=KEY)
+    assert asked.complete(MESSAGES).text == "a"
+    llm_server.key = "another"
+    with pytest.raises(AgentError, match="refuses the key in ANTHROPIC_AUTH_TOKEN"):
+        asked.complete(MESSAGES)
