@@ -300,12 +300,20 @@ def replay(
 
 
 @app.command()
-def doctor(program: ProgramOption = DEFAULT, corpus: CorpusOption = None, as_json: JsonOption = False) -> None:
-    """What works on this machine, what does not, and the remedy."""
+def doctor(
+    program: ProgramOption = DEFAULT,
+    corpus: CorpusOption = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent", "-a", help="Check this agent, and not all whose key is set."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What works on this machine, what does not, and the remedy. Asks providers about their models, at no cost."""
     from autoresearch.doctor import examine
     from autoresearch.report.tables import doctor_table
 
-    findings = list(examine(Path.cwd(), program, corpus, _cache(), os.environ))
+    findings = list(examine(Path.cwd(), program, corpus, agent, _cache(), os.environ))
     if as_json:
         _print_json([{"name": f.name, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings])
     else:

@@ -6,27 +6,35 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from autoresearch import program as programs
-from autoresearch import trial
-from autoresearch.corpus import store
+from autoresearch import provision, trial
+from autoresearch.agent.calls import Terms
+from autoresearch.agent.models import ReplayModel
+from autoresearch.agent.providers.model import ProviderModel
+from autoresearch.agent.select import AGENTS, default_agent, keys_set, make_model
+from autoresearch.corpus import hub, sources, store
+from autoresearch.engine import occupancy
 from autoresearch.engine.device import describe_hardware, resolve_device
-from autoresearch.errors import UserError
+from autoresearch.errors import CorpusError, Misuse, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import Finding, Program
 from autoresearch.settings import Device
 from autoresearch.units import format_duration, format_size
 from autoresearch.workspace import Workspace
 
-_SPACE = 5 * 10**9  # bytes: tokens, weights and compile caches of a five-minute program
-_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
+_SPACE = 2 * 10**9  # bytes kept free beside the corpus: weights of tip and candidate, logs, what is compiled
+_TEXT_PER_TOKEN = 4.2  # bytes of English with a vocabulary of 8,192
+_PATIENCE = 5.0  # seconds for a provider's answer
 
 
 def examine(
-    folder: Path, program: Path, corpus: str | None, cache: Path, environ: Mapping[str, str]
+    folder: Path, program: Path, corpus: str | None, agent: str | None, cache: Path, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Everything a run needs, in the order it needs it. Never raises for what it finds."""
+    """Everything a run needs, in the order it needs it. Never raises for what it finds; shows no key. The network is
+    asked for nothing but the models of `agent`, or of the keys that are set: seconds, and no money."""
     yield Finding("python", "works", f"{platform.python_version()}, autoresearch on {platform.system()}")
     yield _checked("torch", lambda: importlib.metadata.version("torch"))
     yield _checked("git", _git)
@@ -34,12 +42,14 @@ def examine(
     yield chosen if isinstance(chosen, Finding) else _checked("program", lambda: _describe(program, chosen))
     device: Device = "auto" if isinstance(chosen, Finding) else chosen.settings.device
     yield _checked("device", lambda: describe_hardware(resolve_device(device, environ), environ))
+    limit = None if isinstance(chosen, Finding) else chosen.settings.memory_limit
+    yield from _gpu(limit, environ)
     yield _checked("repository", lambda: _repository(folder, chosen))
     yield _checked("ledger", lambda: _ledger(folder))
-    yield _space(cache)
+    yield from _disks(None if isinstance(chosen, Finding) else chosen, corpus, cache, environ)
     if not isinstance(chosen, Finding):
         yield _checked("corpus", lambda: _corpus(corpus or chosen.settings.corpus, chosen, cache))
-    yield _keys(environ)
+    yield from _agents(agent, environ)
     yield _sandbox()
 
 
@@ -85,15 +95,89 @@ def _ledger(folder: Path) -> str:
     return f"in {state}, with {', '.join(tags) or 'no run'}"
 
 
-def _space(cache: Path) -> Finding:
-    there = next(parent for parent in (cache, *cache.absolute().parents) if parent.exists())
+def _gpu(limit: int | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Driver and memory of the GPUs that a run would see, and who is there already."""
+    try:
+        cards, tenants = occupancy.cards(environ), occupancy.tenants()
+    except UserError as error:
+        yield Finding("gpu", "warns", error.message, error.remedy)
+        return
+    if not cards:
+        yield Finding("gpu", "works", "no NVIDIA GPU: nvidia-smi is not here, or shows none")
+        return
+    for place, card in enumerate(cards):
+        size, free = _gib(card.total), _gib(card.free)
+        found = f"{card.name}, driver {card.driver}, {size} memory, {free} free"
+        here = [tenant for tenant in tenants if tenant.card == card.uuid]
+        if here:
+            users = ", ".join(f"{_pid(t)} {Path(t.name).name} {_gib(t.memory)}" for t in here)
+            found += f"; in use by {users}"
+        narrow = limit is not None and card.free is not None and card.free < limit
+        used_first = place == 0 and (here or narrow)
+        yield Finding(
+            "gpu" if place == 0 else f"gpu {place}",
+            "warns" if used_first else "works",
+            found,
+            "Who shares a GPU slows experiments down and takes their memory: let it end, or choose another GPU with "
+            "CUDA_VISIBLE_DEVICES."
+            if used_first
+            else "",
+        )
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _pid(tenant: occupancy.Tenant) -> str:
+    return "a process" if tenant.pid is None else f"process {tenant.pid}"
+
+
+def _disks(program: Program | None, corpus: str | None, cache: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What is free, against what is still to be written: the cache's disk, and that of downloads if it is another."""
+    fetched, written = 0.0, float(_SPACE)
+    if program is not None:
+        fetched, prepared = _to_prepare(corpus or program.settings.corpus, program, cache, environ)
+        written += prepared
+    there, downloads = _existing(cache), _existing(hub.cache_folder())
+    if downloads.stat().st_dev == there.stat().st_dev:
+        written, fetched = written + fetched, 0.0
+    yield _space("disk", cache, there, written, "AUTORESEARCH_CACHE")
+    if fetched:
+        yield _space("downloads", hub.cache_folder(), downloads, fetched, "HF_HOME")
+
+
+def _space(name: str, folder: Path, there: Path, need: float, variable: str) -> Finding:
     free = shutil.disk_usage(there).free
-    found = f"{format_size(free)} free for {cache}"
-    if not os.access(there, os.W_OK):
-        return Finding("disk", "fails", f"{there} cannot be written", "Set AUTORESEARCH_CACHE to a folder that can.")
-    if free < _SPACE:
-        return Finding("disk", "warns", found, "Free some, or set AUTORESEARCH_CACHE to a folder on a larger disk.")
-    return Finding("disk", "works", found)
+    found = f"{format_size(free)} free for {folder}, about {format_size(need)} wanted"
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Finding(name, "fails", f"{there} cannot be written", f"Set {variable} to a folder that can.")
+    if free < need:
+        return Finding(name, "warns", found, f"Free some, or set {variable} to a folder on a larger disk.")
+    return Finding(name, "works", found)
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+
+
+def _to_prepare(spec: str, program: Program, cache: Path, environ: Mapping[str, str]) -> tuple[float, float]:
+    """Bytes to fetch, and bytes to write then, for a corpus that is not prepared yet: reckoned, without the network."""
+    sizes = len(program.settings.vocab_sizes)
+    try:
+        store.open(spec, cache)
+        return 0.0, 0.0
+    except CorpusError:
+        pass
+    if spec in hub.DATASETS:
+        tokens = provision.PASSES * provision.tokens_read(program.settings, environ)
+        text = tokens * _TEXT_PER_TOKEN
+        return text / hub.DATASETS[spec].expansion, 2 * text + 2 * tokens * sizes
+    try:
+        text = sources.find(spec).size
+    except CorpusError:  # which the corpus's own finding says
+        return 0.0, 0.0
+    return 0.0, text * (2 + 2 / _TEXT_PER_TOKEN * sizes)
 
 
 def _corpus(spec: str, program: Program, cache: Path) -> str:
@@ -105,11 +189,45 @@ def _corpus(spec: str, program: Program, cache: Path) -> str:
     return f"{spec}: prepared and intact, vocabularies {sizes}"
 
 
-def _keys(environ: Mapping[str, str]) -> Finding:
-    found = [key for key in _KEYS if environ.get(key)]
-    if found:
-        return Finding("keys", "works", f"{', '.join(found)} set; experiments never see them")
-    return Finding("keys", "works", "none set; --agent search and command:CMD need none")
+def _agents(spec: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether who is to propose can: the one named, or else every provider whose key is set."""
+    keys = keys_set(environ)
+    if spec is not None:
+        yield _agent("agent", spec, environ)
+    elif not keys:
+        yield Finding("agent", "works", "no key is set: search proposes, which needs none, nor does command:CMD")
+    for provider in keys if spec is None else ():
+        finding = _agent(provider, provider, environ)
+        if finding.state == "works":
+            asked = (
+                "asked by runs that name no agent" if provider == default_agent(environ) else "not asked unless named"
+            )
+            finding = replace(finding, found=f"{finding.found}; {asked}")
+        elif provider != default_agent(environ):
+            finding = replace(finding, state="warns")  # no run needs it
+        yield finding
+
+
+def _agent(name: str, spec: str, environ: Mapping[str, str]) -> Finding:
+    try:
+        return Finding(name, "works", _ready(spec, environ))
+    except ModelUnavailable as error:
+        return Finding(name, "warns", error.message, "A run would wait for it and ask again. " + error.remedy)
+    except UserError as error:
+        return Finding(name, "fails", error.message, error.remedy)
+
+
+def _ready(spec: str, environ: Mapping[str, str]) -> str:
+    """What the agent is; asks its server whether key and model are good."""
+    kind, _, rest = spec.partition(":")
+    if spec == "search":
+        return "search: no model, no key"
+    recorded = kind == "replay" and rest.strip()
+    model = ReplayModel(Path(rest)) if recorded else make_model(spec, environ, Terms(silence=_PATIENCE))
+    if model is None:
+        raise Misuse(f"There is no agent {spec!r}.", f"Choose {AGENTS}.")
+    model.check()
+    return model.describe() if isinstance(model, ProviderModel) else model.name
 
 
 def _sandbox() -> Finding:

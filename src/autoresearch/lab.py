@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from autoresearch import campaign, program, workspace
 from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
-from autoresearch.agent.select import KEYS, default_agent, make_agent
+from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import prepare, sources, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
@@ -92,11 +92,11 @@ class Lab:
         run = self.ledger.run(tag)
         names = [run.agent, *(e.agent for e in reversed(self.ledger.experiments(tag)))] if run else []
         before = next((name for name in names if name not in ("", GivenAgent.name)), None)
-        spec = default_agent(self.environ)
+        spec, keys = default_agent(self.environ), keys_set(self.environ)
         if before is None:
-            return spec, f", since {KEYS[spec]} is set" if spec in KEYS else ", since no key is set"
-        other = spec in KEYS and not before.startswith(f"{spec}:")
-        return before, f", as before ({KEYS[spec]} is set: --agent {spec} changes over)" if other else ", as before"
+            return spec, f", since {keys[spec]} is set" if spec in keys else ", since no key is set"
+        other = spec in keys and not before.startswith(f"{spec}:")
+        return before, f", as before ({keys[spec]} is set: --agent {spec} changes over)" if other else ", as before"
 
     def agent(self, spec: str, tag: str, watcher: Watcher, terms: Terms | None = None) -> Agent:
         """The agent that a user names, its model calls charged to the run's open experiment. Misuse if unknown."""

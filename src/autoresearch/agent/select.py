@@ -17,8 +17,6 @@ AGENTS = (
     " stdin, reply on stdout) or replay:FILE (recorded replies); without :MODEL, the provider's default one"
 )
 
-KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}  # where a provider's key is; preferred first
-
 
 class ReplayAgent:
     """Recorded replies; how many of them the run has used is read from its history."""
@@ -71,6 +69,15 @@ def make_model(spec: str, environ: Mapping[str, str], terms: Terms) -> ChatModel
     return None
 
 
+def keys_set(environ: Mapping[str, str]) -> dict[str, str]:
+    """The providers whose key is set, preferred first, and the variable that holds it."""
+    return {
+        provider: next(key for key in model.keys if environ.get(key, "").strip())
+        for provider, model in PROVIDERS.items()
+        if any(environ.get(key, "").strip() for key in model.keys)
+    }
+
+
 def default_agent(environ: Mapping[str, str]) -> str:
     """Who proposes if nobody is named: the first provider whose key is set, or else the search."""
-    return next((provider for provider, key in KEYS.items() if environ.get(key, "").strip()), "search")
+    return next(iter(keys_set(environ)), "search")
