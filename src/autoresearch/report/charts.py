@@ -9,6 +9,7 @@ from rich.text import Text
 
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and column of a cell's 4 by 2 dots
+_ABSURD = 1e15  # beyond it, an axis would be all figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class Range:
 
 
 def spanning(values: Iterable[float], margin: float = 0.04) -> Range:
-    """A range around values, never empty; what is not finite is left out."""
-    finite = [v for v in values if math.isfinite(v)]
+    """A range around values, never empty; what is not finite, or absurd, is left out."""
+    finite = [v for v in values if abs(v) < _ABSURD]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     around = (high - low) * margin or abs(high) * 0.01 or 0.5
     return Range(low - around, high + around)

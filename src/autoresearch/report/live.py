@@ -18,7 +18,7 @@ from autoresearch.program import parse
 from autoresearch.records import Experiment, Metric, Point, Usage
 from autoresearch.report.charts import Chart, Range, height_at, spanning
 from autoresearch.report.state import LiveState
-from autoresearch.report.tables import COLOURS, first_line, harmless, spending, value
+from autoresearch.report.tables import COLOURS, harmless, spending, value
 from autoresearch.schema import Calls, Run
 from autoresearch.units import format_duration, format_size
 
@@ -119,10 +119,10 @@ def _rule(facts: Facts, state: LiveState | None, width: int, now: float) -> Text
     best, name = facts.tip(1 << 62), facts.run.metric.name
     parts = [f"run {facts.run.tag}", f"{len(done)} done, {kept} kept"]
     if best:
-        parts.append(f"{harmless(name)} {value(best.value)} (#{best.number})")
+        parts.append(f"{_line(name)} {value(best.value)} (#{best.number})")
         base = facts.experiments[0].value
         if base is not None and best.value is not None and best.number > 1:
-            parts.append(f"{best.value - base:+.4f} since the baseline")
+            parts.append(f"{best.value - base:+.4f} since #1")
     if state:
         parts.append(f"{format_duration(max(0.0, now - state.began))} at work")
     text = Text("── ", style="dim")
@@ -139,9 +139,9 @@ def _title(facts: Facts, experiment: Experiment | None, state: LiveState | None,
     """The experiment at hand, and at the right what is done with it."""
     doing = _doing(facts, state, now)
     number = state.number if state else experiment.number if experiment else 0
-    title = first_line((experiment.title if experiment else "")[:_MOST_TEXT])
+    title = _line(experiment.title if experiment else "")
     if not title:
-        title = f"{harmless(facts.run.agent)} is asked for the next experiment" if number > 1 else "the baseline"
+        title = f"{_line(facts.run.agent)} is asked for the next experiment" if number > 1 else "the baseline"
     text = Text.assemble((f"#{number} " if number else "", "bold"), (title, "bold"))
     text.truncate(max(10, width - doing.cell_len - 2), overflow="ellipsis")
     text.append(" " * max(1, width - doing.cell_len - text.cell_len))
@@ -153,7 +153,7 @@ def _doing(facts: Facts, state: LiveState | None, now: float) -> Text:
         return Text("")
     if state.waiting:
         return Text(f"waiting, {format_duration(max(0.0, state.waiting.until - now))} more", style="yellow")
-    word = harmless(DOING.get(state.phase, state.phase)[:40])
+    word = _line(DOING.get(state.phase, state.phase))[:40]
     if state.phase == "train" and state.curve:
         point = state.curve[-1]
         clock = f"{format_duration(point.seconds)} of {format_duration(facts.budget)}"
@@ -165,9 +165,9 @@ def _said(facts: Facts, experiment: Experiment | None, width: int) -> list[Text]
     """The hypothesis, and what is expected of it."""
     if experiment is None:
         return []
-    words = " ".join(harmless(experiment.hypothesis[:_MOST_TEXT]).split())
+    words = _line(experiment.hypothesis)
     if experiment.expect is not None:
-        words += f" Expected: {experiment.expect:+g}."
+        words = f"Expects {experiment.expect:+g}. {words}"
     if not words.strip():
         return []
     wrapped = Text(words.strip(), style="dim").wrap(Console(width=width), max(10, width - 3), tab_size=4)
@@ -178,8 +178,13 @@ def _waited(state: LiveState | None, width: int, now: float) -> list[Text]:
     """Why nothing happens."""
     if state is None or state.waiting is None:
         return []
-    until, reason = at(state.waiting.until), first_line(state.waiting.reason[:_MOST_TEXT])
+    until, reason = at(state.waiting.until), _line(state.waiting.reason)
     return [Text(f"   until {until}: {reason}", style="yellow")]
+
+
+def _line(text: str) -> str:
+    """A text from elsewhere as one line."""
+    return " ".join(harmless(text[:_MOST_TEXT]).split())
 
 
 def at(moment: float) -> str:
@@ -269,8 +274,8 @@ def _values(facts: Facts, width: int, height: int) -> list[Text]:
     chart.marks([(n, shown.low if minimize else shown.high) for n in lost], "×", "red")
     chart.marks(kept, "●", _KEPT)
     better = "lower" if minimize else "higher"
-    heading = Text.assemble((harmless(metric.name), "bold"), (f", {better} is better", "dim"))
-    legend = Text.assemble(("●", _KEPT), " kept  ", ("─", _KEPT), " the tip  ∘ not kept")
+    heading = Text.assemble((_line(metric.name), "bold"), (f", {better} is better", "dim"))
+    legend = Text.assemble(("●", _KEPT), " kept  ", ("─", _KEPT), " tip  ∘ not kept")
     if lost:
         legend.append("  ").append("×", style="red").append(" no value")
     return [heading, legend, *chart.drawn(("1", str(last)) if last > 1 else ("1", ""), "experiment")]
@@ -303,8 +308,8 @@ def _verdicts(facts: Facts, number: int, width: int, most: int) -> list[Text]:
         text = Text.assemble(
             (f"#{e.number:<4}", "bold"), (f"{e.status:<12}", COLOURS.get(e.status, "")), f"{value(e.value):>8}  "
         )
-        text.append(first_line(e.title[:_MOST_TEXT]))
-        if reason := first_line((e.reason or "")[:_MOST_TEXT]):
+        text.append(_line(e.title))
+        if reason := _line(e.reason or ""):
             text.append(f"  {reason}", style="dim")
         shown.append(text)
     return [*shown, Text()] if shown else []

@@ -21,7 +21,7 @@ COLOURS = {
     "stopped": "cyan", "running": "blue",
 }  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def value(number: float | None) -> str:
