@@ -32,4 +32,4 @@ def _tokens_per_second(settings: Settings, environ: Mapping[str, str]) -> float:
     if device == "mps":
         return _APPLE
     best, here = peak_flops("H200"), peak_flops(visible_gpus(environ)[0].name)
-    return _H200 * here / best if here and best else _H200
+    return _H200 * (here / best) if here and best else _H200

@@ -212,6 +212,23 @@ def test_a_connection_that_is_cut_goes_on_at_that_byte(user: Lab, hub: Hub, plac
     assert blob(user).read_bytes() == FILES[FIRST]
 
 
+def test_cut_again_and_again_it_asks_for_the_rest_and_never_for_what_it_has(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    draw, dataset = random.Random(3), hubs.DATASETS["climbmix"]
+    there = hubs.listing(dataset, hub.url)
+    for shard in there.shards:
+        places = sorted(draw.sample(range(1, shard.record.size), 5))
+        hub.cut[shard.path] = list(places)
+        noted: list[int] = []
+        assert hubs.fetch(there, shard, noted.append).read_bytes() == FILES[shard.path]
+        assert [asked.range for asked in hub.downloads(shard.path)] == [None, *(f"bytes={at}-" for at in places)]
+        assert noted == sorted(noted) and noted[-1] == shard.record.size
+
+
 def test_a_server_without_ranges_is_asked_from_the_beginning(user: Lab, hub: Hub) -> None:
     hub.cut[FIRST] = [10_000]
     hub.ranges = False

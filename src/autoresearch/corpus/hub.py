@@ -81,7 +81,7 @@ def listing(dataset: Dataset, endpoint: str = ENDPOINT) -> Listing:
     from huggingface_hub.hf_api import RepoFile
 
     endpoint = endpoint.rstrip("/")
-    with _explained(dataset, endpoint, "The list of its files"):
+    with _explained(dataset, endpoint, "The list of files"):
         api = HfApi(endpoint=endpoint)
         commit = api.dataset_info(dataset.repo, revision="main", timeout=_PATIENCE).sha
         if commit is None or not re.fullmatch(r"[0-9a-f]{40}", commit):

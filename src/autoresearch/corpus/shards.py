@@ -23,6 +23,7 @@ _MARGIN = 1.02  # more text than is reckoned: tokens are counted exactly only on
 _READING = 60e6
 _ENCODING = 10e6
 _LEARNING = 8.0  # seconds for a vocabulary, from tokenizer.SAMPLE
+_LINE = 12.5e6  # bytes a second of a line of 100 Mbit/s
 
 
 class Plan(NamedTuple):
@@ -40,21 +41,26 @@ class Plan(NamedTuple):
         return sum(shard.record.size for shard in self.files if not hub.is_here(self.listing, shard))
 
     @property
-    def bytes(self) -> float:
+    def whole(self) -> float:
         """Of text in all of them."""
         return sum(shard.record.size for shard in self.files) * self.listing.dataset.expansion
 
     @property
     def prepared(self) -> float:
         """Bytes that text and tokens take in the end."""
-        return self.bytes + sum(2 * self.bytes / _bytes_per_token(size) for size in self.vocab_sizes)
+        return self.whole + sum(2 * self.whole / _bytes_per_token(size) for size in self.vocab_sizes)
+
+    @property
+    def work(self) -> float:
+        """Bytes at most while it is at work: when it is split, the text is there twice."""
+        return max(2 * self.whole, self.prepared)
 
     @property
     def seconds(self) -> float:
         """To split and encode it, once it is here."""
         learned = [size for size in self.vocab_sizes if size != tokenizer.BYTES]
-        encoding = len(learned) * self.bytes / (_ENCODING * cores())
-        return self.bytes / _READING + _LEARNING * len(learned) + encoding
+        encoding = len(learned) * self.whole / (_ENCODING * cores())
+        return self.whole / _READING + _LEARNING * len(learned) + encoding
 
 
 def is_short(corpus: Corpus, vocab_sizes: Sequence[int], tokens: int) -> bool:
@@ -81,16 +87,15 @@ def plan(listing: hub.Listing, vocab_sizes: Sequence[int], tokens: int, corpus: 
 def check_disk(plan: Plan, cache: Path) -> None:
     """CorpusError if it will not fit, before hours are spent on it."""
     here, there = _existing(hub.cache_folder()), _existing(cache)
-    work = plan.prepared + plan.bytes  # while it is split the text is there twice
     if here.stat().st_dev == there.stat().st_dev:
-        needs = [(there, plan.download + work)]
+        needs = [(there, plan.download + plan.work)]
     else:
-        needs = [(here, plan.download), (there, work)]
+        needs = [(here, plan.download), (there, plan.work)]
     for folder, need in needs:
         free = shutil.disk_usage(folder).free
         if free < need:
             raise CorpusError(
-                f"The disk is too small: {plan.listing.dataset.name} needs about {format_size(int(need))} on that of "
+                f"The disk is too small: {plan.listing.dataset.name} needs about {format_size(need)} on that of "
                 f"{folder}, and {format_size(free)} are free.",
                 "Free some; or set HF_HOME and AUTORESEARCH_CACHE to folders on a larger disk; or take less, with "
                 "--tokens.",
@@ -99,12 +104,13 @@ def check_disk(plan: Plan, cache: Path) -> None:
 
 def describe(plan: Plan) -> str:
     """What it will take, in a line."""
-    here = sum(shard.record.size for shard in plan.files) - plan.download
+    dataset, download = plan.listing.dataset, plan.download
+    here = sum(shard.record.size for shard in plan.files) - download
     return (
-        f"{plan.listing.dataset.name}: {len(plan.files)} files of {plan.listing.dataset.repo}, "
-        f"{format_size(plan.download)} to download ({format_size(here)} are here), then about "
-        f"{format_size(int(plan.prepared))} of text and tokens, and about {format_duration(plan.seconds)} on "
-        f"{cores()} cores."
+        f"{dataset.name}: {len(plan.files)} files of {dataset.repo}, {format_size(download)} to download "
+        f"({format_size(here)} are here), {format_duration(download / _LINE)} at 100 Mbit/s; then about "
+        f"{format_size(plan.prepared)} of text and tokens ({format_size(plan.work)} while it is at work), about "
+        f"{format_duration(plan.seconds)} on {cores()} cores."
     )
 
 

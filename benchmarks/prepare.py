@@ -1,0 +1,132 @@
+"""What preparing two shards of climbmix's size takes: `python benchmarks/prepare.py [--characters 250e6] [--keep DIR]`.
+
+Makes two parquet files of made-up text, serves them as the hub does from this machine, and runs `autoresearch prepare`
+on them in a process of its own. Prints a Markdown table: seconds by stage, the process's peak memory, and the speed of
+encoding by one thread and by one a core, in turn, the best of each: other work on the machine can only slow it.
+"""
+
+import argparse
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from autoresearch.corpus import hub, store, tokenizer
+from autoresearch.corpus.parallel import cores, in_order
+from autoresearch.corpus.split import read_batches
+from tests.corpus.hubserver import Hub
+
+ROWS = 1024  # in a row group, as climbmix has them
+VOCAB_SIZE = 8192
+PROGRAM = f"---\nbudget: 5m\ncorpus: climbmix\nvocab_sizes: [{VOCAB_SIZE}]\ndevice: cuda\n---\n"
+RUN = """
+import sys, time
+import autoresearch.report.bars as bars
+begun = time.monotonic()
+bars._lines = lambda console: lambda stage, done, total: print(f"{time.monotonic() - begun:.3f} {stage}", flush=True)
+from autoresearch.__main__ import main
+main()
+"""
+
+
+def shard(characters: int, seed: int) -> bytes:
+    """Made-up words as often as Zipf has it, in documents of a web corpus's lengths; the words do not vary by seed."""
+    letters = np.frombuffer(b"etaoinshrdlucmfwypvbgkjqxz", np.uint8)
+    fixed, draw = np.random.default_rng(0), np.random.default_rng(seed)
+    odds = 1 / np.arange(1, 27)
+    sizes = np.clip(fixed.poisson(np.clip(0.75 * np.log(np.arange(2, 50_002)), 1, 9)), 1, 15)
+    words = np.array([bytes(fixed.choice(letters, size, p=odds / odds.sum())).decode() for size in sizes], object)
+    often = np.cumsum(1 / (np.arange(len(words)) + 2.7) ** 1.05)
+    buffer, schema = io.BytesIO(), pa.schema([("text", pa.string())])
+    with parquet.ParquetWriter(buffer, schema, compression="zstd", compression_level=3, use_dictionary=False) as writer:
+        written = 0
+        while written < characters:
+            counts = draw.lognormal(6.4, 0.8, ROWS).astype(int) + 5
+            picked = (np.searchsorted(often, often[-1] * draw.random(count)) for count in counts)
+            texts = [" ".join(words[places]).replace(" a ", ". ").replace(" e ", ", ") for places in picked]
+            written += sum(map(len, texts))
+            writer.write_table(pa.table({"text": texts}, schema=schema), row_group_size=ROWS)
+    return buffer.getvalue()
+
+
+def prepare(folder: Path, server: Hub) -> tuple[dict[str, float], float, float]:
+    """Seconds by stage, in all, and the peak of its resident memory in bytes."""
+    program = folder / "program.md"
+    program.write_text(PROGRAM)
+    command = [sys.executable, "-c", RUN, "prepare", "--program", str(program), "--tokens", "1"]
+    env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf"), "AUTORESEARCH_CACHE": str(folder)}
+    begun = time.monotonic()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    marks: dict[str, list[float]] = {}
+    for line in process.stdout:
+        if match := re.match(r"(\d+\.\d+) (\w+)", line):
+            marks.setdefault(match[2], []).append(float(match[1]))
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    starts = [times[0] for times in marks.values()] + [time.monotonic() - begun]
+    stages = {stage: after - before for stage, before, after in zip(marks, starts, starts[1:], strict=False)}
+    return stages, time.monotonic() - begun, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def encoding(folder: Path, megabytes: int = 16, rounds: int = 12) -> dict[int, list[float]]:
+    """Megabytes a second by number of threads, in turn."""
+    layout = store.open("climbmix", folder).layout
+    encode = tokenizer.encoder(layout, VOCAB_SIZE)
+    batches = [batch for batch, _ in zip(read_batches(layout, "train", 1 << 20), range(megabytes), strict=False)]
+    size = sum(len(document) for batch in batches for document in batch)
+    speeds: dict[int, list[float]] = {1: [], cores(): []}
+    for _ in range(rounds):
+        for threads, measured in speeds.items():
+            begun = time.monotonic()
+            for _ in in_order(encode, batches, threads):
+                pass
+            measured.append(size / (time.monotonic() - begun) / 1e6)
+    return speeds
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--characters", type=float, default=250e6, help="in a shard")
+    parser.add_argument("--keep", type=Path, help="where to work, and to leave what was made")
+    arguments = parser.parse_args()
+    dataset = hub.DATASETS["climbmix"]
+    files = {
+        name: shard(int(arguments.characters), seed)
+        for seed, name in enumerate(("shard_00000.parquet", str(dataset.held_out)), 1)
+    }
+    with tempfile.TemporaryDirectory() as temporary, Hub({dataset.repo: files}) as server:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        stages, seconds, peak = prepare(folder, server)
+        speeds = encoding(folder)
+        corpus = store.open("climbmix", folder)
+    text = sum(split.bytes for split in corpus.manifest.splits.values())
+    documents = sum(split.documents for split in corpus.manifest.splits.values())
+    sizes = " and ".join(f"{len(data) / 1e6:.1f} MB" for data in files.values())
+    print("| | |\n|---|---|")
+    print(f"| shards | {sizes} of parquet: {text / 1e6:.1f} MB of text in {documents:,} documents |")
+    print(f"| `autoresearch prepare`, in all | {seconds:.1f} s on {cores()} cores |")
+    for stage, took in stages.items():
+        print(f"| {stage} | {took:.1f} s |")
+    print(f"| peak memory | {peak / 1e6:.0f} MB |")
+    for threads, measured in speeds.items():
+        low, high = min(measured), max(measured)
+        print(f"| encoding, threads: {threads} | {high:.1f} MB/s at best, {low:.1f} at worst of {len(measured)} |")
+    one, every = (max(measured) for measured in speeds.values())
+    print(f"| best of all cores over best of one | {every / one:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
