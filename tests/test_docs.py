@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.exceptions import TyperException
 
 from autoresearch import program
+from autoresearch.agent.providers import PROVIDERS
 from autoresearch.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "Makefile"]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
+# The words after `autoresearch`, up to a comment, a pipe, the next command or the end; quoted ones may hold all that.
+_COMMAND = re.compile(r"""(?:^|[\s/;&$(])autoresearch(?= [\w-])((?:'[^']*'|"[^"]*"|[^'"#|;&>])*)""")
 CLI = typer.main.get_command(app)
 
 
@@ -25,29 +29,70 @@ def test_the_table_of_settings_is_the_settings() -> None:
     assert found and found[1].strip() == program.describe_settings().strip()
 
 
+def code(text: str) -> Iterator[str]:
+    """Every line of a code block, continued lines as one, every recipe's line, and every piece in backquotes."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^(?:    |\t)(.*)$", prose, re.MULTILINE)
+    for block in [*fenced, "\n".join(indented)]:
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
 def commands() -> Iterator[tuple[str, str]]:
-    """Every `autoresearch ...` in a code block, in backquotes, or in a recipe: where, and the line."""
+    """Every `autoresearch ...`, whatever stands before it in a line of code: where, and the words after it."""
     for page in PAGES:
-        if page.exists():
-            text = page.read_text()
-            blocks = re.findall(r"^(?:    |\t|\$ )?(?:.*&& )?\$?[\w./()$-]*autoresearch ([a-z].*)$", text, re.MULTILINE)
-            inline = re.findall(r"`autoresearch ([^`]+)`", text)
-            for line in dict.fromkeys([*blocks, *inline]):
-                yield page.name, re.split(r" [|>;]|  +#|&&", line)[0]
+        found = (match[1].strip() for line in code(page.read_text()) for match in _COMMAND.finditer(line))
+        for line in dict.fromkeys(filter(None, found)):
+            yield page.name, line
+
+
+def read(line: str) -> dict[str, object]:
+    """The options of a command line, by the command line's own parser. Raises what that raises, or KeyError."""
+    name, *arguments = shlex.split(line)
+    command = CLI.commands[name]
+    options, rest, _ = command.make_parser(command.context_class(command, info_name=name)).parse_args(arguments)
+    if rest:
+        raise KeyError(f"{name} takes no {rest}")
+    return options
 
 
 @pytest.mark.parametrize(("page", "line"), list(commands()))
 def test_a_command_in_the_docs_exists(page: str, line: str) -> None:
-    name, *arguments = shlex.split(line)
-    assert name in CLI.commands, f"{page}: autoresearch {line}"
-    options = {option for parameter in CLI.commands[name].params for option in parameter.opts} | {"--help"}
-    for word in arguments:
-        if word.startswith("-") and word != "-":
-            assert word.split("=")[0] in options, f"{page}: autoresearch {line}: {word}"
+    if line in ("--help", "--version"):
+        return
+    if agent := read(line).get("agent"):
+        kinds = rf"search|({'|'.join(PROVIDERS)})(:.+)?|command:.+|replay:.+|SPEC"
+        assert re.fullmatch(kinds, str(agent)), f"{page}: autoresearch {line}"
 
 
-def test_the_docs_show_commands() -> None:
-    assert {line.split()[0] for _, line in commands()} >= {"init", "prepare", "run", "status", "log", "replay"}
+@pytest.mark.parametrize("line", ["runn", "run --hour 8", "run --hours", "try --agent search", "status --tag a b"])
+def test_a_command_that_does_not_exist_would_be_found(line: str) -> None:
+    with pytest.raises((KeyError, TyperException)):
+        read(line)
+
+
+def test_an_option_in_the_docs_exists() -> None:
+    """One that stands alone, in backquotes: `--max-cost`."""
+    options = {name for command in CLI.commands.values() for option in command.params for name in option.opts}
+    for page in PAGES:
+        for named in re.findall(r"`(--[a-z][a-z-]*)[^`\n]*`", page.read_text()):
+            assert named in options | {"--help", "--version"}, f"{page.name}: {named}"
+
+
+def test_a_variable_in_the_docs_is_read() -> None:
+    source = "".join(path.read_text() for path in SOURCES)
+    for page in PAGES:
+        for named in re.findall(r"\bAUTORESEARCH_[A-Z_]+\b", page.read_text()):
+            assert named in source, f"{page.name}: {named}"
+
+
+def test_the_docs_show_every_command_and_every_kind_of_agent() -> None:
+    """So a change of layout that hides them from these tests is seen."""
+    lines = [line for _, line in commands() if not line.startswith("-")]
+    assert {line.split()[0] for line in lines} >= set(CLI.commands)
+    agents = {str(read(line).get("agent")).partition(":")[0] for line in lines}
+    assert agents >= {"search", "command", "replay", *PROVIDERS}
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:

@@ -236,6 +236,7 @@ class Ledger:
         return json.loads(row["patch"]) if row and row["patch"] else None
 
     def experiments(self, tag: str) -> list[Experiment]:
+        """All of a run, oldest first."""
         rows = self._read("SELECT * FROM experiments WHERE tag = ? ORDER BY number", tag)
         measured: dict[int, list[Recorded]] = {}
         for record in self.recorded(tag):

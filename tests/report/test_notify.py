@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+from urllib.parse import unquote
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,6 +60,7 @@ class Webhook:
 
     def __init__(self) -> None:
         self.notices: list[Notice] = []
+        self.paths: list[str] = []
         self.statuses: list[int] = []
         self.open = threading.Event()
         self.open.set()
@@ -66,6 +68,7 @@ class Webhook:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                hook.paths.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.headers["Content-Type"] == "application/json"
                 hook.notices.append(Notice.model_validate_json(body))
@@ -112,10 +115,11 @@ def dead() -> Iterator[str]:
 
 def test_every_keep_and_the_end(lab: Lab, webhook: Webhook) -> None:
     answers = recording(lab.root / "r.jsonl", KEPT.replace("[bold]", "<!channel> @all [bold]"), DISCARDED)
-    done = lab("run", *QUICK, "-n", 3, "-a", answers, "--notify", webhook.url)
+    done = lab("run", *QUICK, "-n", 3, "-a", answers, "--notify", webhook.url + "?tpl=1&m={{.text}}")  # as for ntfy
     assert done.code == 0, done.err
     assert "note:" not in done.out
     assert webhook.events == ["keep", "keep", "end"]
+    assert unquote(webhook.paths[0]).endswith(f"/{SECRET}?tpl=1&m={{{{.text}}}}")
     baseline, kept, end = webhook.notices
     log = lab("log", "--json").json
 
