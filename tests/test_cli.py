@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,9 @@ import pytest
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
-from tests.conftest import CHEAP, COMMAND, Lab, contents, recording
+from autoresearch.agent.providers import PROVIDERS
+from tests.conftest import CHEAP, COMMAND, KEPT, Lab, contents, recording
+from tests.llm_server import LLMServer, Say
 
 QUICK = ("-p", "programs/quick.md")
 HEAVY = ("torch", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
@@ -365,6 +368,23 @@ def test_without_a_key_the_search_proposes(lab: Lab) -> None:
     assert done.code == 0 and "; proposals by search, since no key is set" in done.out
     named = lab("run", *QUICK, "-n", 1, "-a", "search")
     assert named.out.splitlines()[0].endswith("; proposals by search")
+
+
+@pytest.mark.parametrize(("provider", "without"), [("anthropic", ""), ("openai", "ANTHROPIC_API_KEY")])
+def test_a_key_that_is_set_chooses_who_proposes(lab: Lab, provider: str, without: str) -> None:
+    """Anthropic's before OpenAI's; and the run asks for that key from then on."""
+    model = PROVIDERS[provider].default
+    with LLMServer() as server:
+        server.models[model] = replace(server.models["gpt-4o"], id=model)
+        server.default = Say(KEPT)
+        begun = lab.at(lab.root, **{**server.environ(), without or "UNUSED": ""})("run", *QUICK, "-n", 2)
+    assert begun.code == 0, begun.err
+    key = f"{provider.upper()}_API_KEY"
+    assert begun.out.splitlines()[0].endswith(f"; proposals by {provider}:{model}, since {key} is set")
+    assert lab("log", "--json").json[1]["title"] == "Learn the output faster [bold]!"
+    gone = lab("run", *QUICK, "-n", 3)
+    assert gone.code == 1 and f"{provider}:{model} needs a key, and {key} is not set" in gone.err
+    assert "; proposals by search" in lab("run", *QUICK, "-n", 2, "-a", "search").out
 
 
 def test_a_run_goes_on_with_the_agent_it_had(ran: Lab) -> None:

@@ -76,8 +76,9 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")] 
     create(folder)
     print(f"{folder} is a lab: a git repository with train_core.py and programs/.")
     print(f"Next: cd {folder} && autoresearch prepare && autoresearch run")
-    print("Without a GPU: add --program programs/tiny.md to both. With ANTHROPIC_API_KEY or OPENAI_API_KEY set, a model")
-    print("proposes, and else a search: `autoresearch doctor` says whether keys, disk and GPU will do.")
+    print("Without a GPU: add --program programs/tiny.md to both.")
+    print("A model proposes if ANTHROPIC_API_KEY or OPENAI_API_KEY is set, and else a search.")
+    print("Whether keys, disk and GPU will do: autoresearch doctor")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from autoresearch.records import Experiment
 from autoresearch.report import notify
 from autoresearch.report.notify import Notifier
 from tests.conftest import DISCARDED, FAILED, KEPT, Lab, contents, recording
+from tests.llm_server import KEY, Fail, LLMServer
 from tests.test_cli import QUICK, Best, Experiments, MetricFields, Strict, until
 
 SECRET = "T0KEN-of-the-channel"
@@ -160,6 +161,18 @@ def test_a_stop_that_needs_a_person(ran: Lab, webhook: Webhook) -> None:
     assert failed.code == 1 and "no patch that applies" in failed.err
     assert webhook.events[1:] == ["stop", "stop"]
     assert "no patch that applies" in (webhook.notices[-1].why or "")
+
+
+def test_a_key_that_is_refused_in_the_middle(lab: Lab, webhook: Webhook) -> None:
+    with LLMServer() as server:
+        server.say(Fail(401, "the key has been revoked"))
+        keyed = lab.at(lab.root, **server.environ())
+        done = keyed("run", *QUICK, "-n", 3, "-a", "openai:gpt-4o", "--notify", webhook.url)
+    assert done.code == 1 and "refuses the key in OPENAI_API_KEY (401)" in done.err
+    assert webhook.events == ["keep", "stop"]
+    stop = webhook.notices[1]
+    assert stop.why and stop.why in done.err and stop.best and stop.best.number == 1
+    assert KEY not in stop.model_dump_json()
 
 
 def test_a_stop_before_there_is_a_run(lab: Lab, webhook: Webhook) -> None:
