@@ -27,6 +27,7 @@ TRIES = 3
 SILENCE = 5.0  # seconds without an answer after which a try is given up
 CLOSING = 5.0  # seconds that the end of a run may take for its last notices
 MAX_WHY = 500  # characters
+MAX_TEXT = 1000  # characters
 _INERT = str.maketrans({"<": "‹", ">": "›", "@": "＠"})  # what chats read as links, mentions and alarms for everybody
 
 
@@ -121,7 +122,7 @@ class Notifier:
             schema=1,
             event=event,
             tag=self._tag,
-            text=f"{self._tag} {said}: {more}".translate(_INERT),
+            text=f"{self._tag} {said}: {more}".translate(_INERT)[:MAX_TEXT],
             metric=standing.metric if standing else None,
             experiment=Kept(kept.number, first_line(kept.title), kept.value, gain, kept.commit) if kept else None,
             experiments=standing.experiments if standing else None,
@@ -171,7 +172,7 @@ class _Carrier(threading.Thread):
         """Why it cannot be brought, if so."""
         wrong = None
         for number in range(TRIES):
-            time.sleep(number)
+            time.sleep(number / 2)
             try:
                 with (
                     self._http.Client(timeout=SILENCE) as client,
