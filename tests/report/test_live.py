@@ -78,7 +78,7 @@ def test_what_is_waited_for_is_said_with_the_reason_and_the_time() -> None:
         TRAINING, phase="proposing", curve=(), waiting=Waiting("the server says 529: overloaded", NOW + 300)
     )
     text = "\n".join(shown(replace(FACTS, experiments=(*PAST, Experiment(5, "tiny", "proposing"))), state, 80, 24))
-    assert "openai:some-model is asked for the next experiment" in text and "waiting, 5m 00s more" in text
+    assert "asking openai:some-model" in text and "waiting, 5m 00s more" in text
     assert f"until {time.strftime('%H:%M:%S', time.localtime(NOW + 300))}: the server says 529: overloaded" in text
 
 

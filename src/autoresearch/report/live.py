@@ -31,6 +31,7 @@ DOING = {
 _BESIDE = 76  # columns from which the two charts stand beside each other
 _TALLEST = 16  # lines of a chart
 _LOWEST = 5  # lines under which a chart says nothing
+_MOST_VERDICTS = 12
 _MOST_TEXT = 2000  # characters of a text from elsewhere that are looked at
 _OWN, _TIP, _KEPT = "cyan", "", "bold green"
 _MEAN = 0.05  # share of the budget over which a loss is averaged
@@ -97,13 +98,14 @@ def lines(
     room = height - len(head) - len(waited) - len(foot)
     said = said[: max(0, min(3 if height >= 30 else 2, room - _LOWEST - 4))]
     room -= len(said)
+    last = _verdicts(facts) if verdicts else []
+    below = min(len(last), 3) + 1 if last and height >= 20 else 0
     charts: list[Text] = []
-    if room >= _LOWEST + 4:  # the headings, and a line above and below
-        most = min(room - 4, _TALLEST) + 2
-        charts = ["", *_charts(facts, experiment, state, width, most, room - 2), ""]  # type: ignore[list-item]
-    room -= len(charts)
-    last = _verdicts(facts, number, width, room - 1) if verdicts and room >= 2 else []
-    shown = [*head, *said, *waited, *(Text() if line == "" else line for line in charts), *last, *foot]
+    if room - below >= _LOWEST + 4:  # the headings, and a line above and below
+        most = min(room - below - 4, _TALLEST) + 2
+        charts = [Text(), *_charts(facts, experiment, state, width, most, room - below - 2), Text()]
+    last = last[: max(0, room - len(charts) - 1)]
+    shown = [*head, *said, *waited, *charts, *last, *([Text()] if last else []), *foot]
     for line in shown:
         line.truncate(width, overflow="ellipsis")
     return shown[:height]
@@ -141,7 +143,7 @@ def _title(facts: Facts, experiment: Experiment | None, state: LiveState | None,
     number = state.number if state else experiment.number if experiment else 0
     title = _line(experiment.title if experiment else "")
     if not title:
-        title = f"{_line(facts.run.agent)} is asked for the next experiment" if number > 1 else "the baseline"
+        title = f"asking {_line(facts.run.agent)}" if number > 1 else "the baseline"
     text = Text.assemble((f"#{number} " if number else "", "bold"), (title, "bold"))
     text.truncate(max(10, width - doing.cell_len - 2), overflow="ellipsis")
     text.append(" " * max(1, width - doing.cell_len - text.cell_len))
@@ -300,19 +302,18 @@ def _standing(kept: Sequence[tuple[float, float]], x: float) -> float | None:
 # ---------------------------------------------------------------------------------------------- the lines below
 
 
-def _verdicts(facts: Facts, number: int, width: int, most: int) -> list[Text]:
+def _verdicts(facts: Facts) -> list[Text]:
     """The last experiments that are done, the latest first, a line each."""
-    done = [e for e in reversed(facts.experiments) if e.stage == "done"][: max(0, min(most, 12))]
     shown = []
-    for e in done:
+    for e in [e for e in facts.experiments if e.stage == "done"][: -_MOST_VERDICTS - 1 : -1]:
         text = Text.assemble(
             (f"#{e.number:<4}", "bold"), (f"{e.status:<12}", COLOURS.get(e.status, "")), f"{value(e.value):>8}  "
         )
         text.append(_line(e.title))
-        if reason := _line(e.reason or ""):
-            text.append(f"  {reason}", style="dim")
+        if e.reason:
+            text.append(f"  {_line(e.reason)}", style="dim")
         shown.append(text)
-    return [*shown, Text()] if shown else []
+    return shown
 
 
 def _figures(facts: Facts, state: LiveState | None, now: float) -> list[str]:

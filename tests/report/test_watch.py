@@ -1,0 +1,115 @@
+"""What a run says: plain lines where nothing can be drawn over, a view below the lines where it can."""
+
+import io
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from autoresearch.ledger import Ledger
+from autoresearch.records import Experiment, Measurement, Point, Progress, Waiting
+from autoresearch.report.state import StateFile
+from autoresearch.report.watch import ConsoleWatcher, Panel, moving
+
+IDEA = Experiment(2, "t", "proposed", title="an idea [bold]\x1b[2J", expect=-0.5)
+DONE = Experiment(
+    2, "t", "done", "discarded", title=IDEA.title, value=2.5, reason="worse by 0.5",
+    measurements=(Measurement(1, "scored", 2.5, seconds={"total": 12.0}),),
+)  # fmt: skip
+TRAINING = Progress("train", 3.0, Point(9, 0.9, 0.09, 4.5), 1e5, 10**9)
+
+
+class Screen(io.StringIO):
+    """A terminal that only remembers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    found = Ledger(tmp_path / "state")
+    found.folder_of("t", 2)
+    return found
+
+
+def played(watcher: ConsoleWatcher) -> None:
+    """One experiment, as the loop tells of it."""
+    watcher.stage(Experiment(2, "t", "proposing"))
+    watcher.waiting(IDEA, Waiting("the server says 529\nand more", time.time()))
+    watcher.waiting(IDEA, None)
+    watcher.stage(IDEA)
+    watcher.progress(IDEA, TRAINING)
+    watcher.stage(DONE)
+
+
+def test_into_a_pipe_go_plain_lines(ledger: Ledger) -> None:
+    out = io.StringIO()
+    for options in ({}, {"force_terminal": True, "color_system": None}):  # FORCE_COLOR makes no pipe a screen
+        out.seek(0)
+        out.truncate()
+        with ConsoleWatcher(Console(file=out, width=80, highlight=False, **options), ledger, "t") as watcher:
+            played(watcher)
+        first, *rest = out.getvalue().splitlines()
+        assert re.fullmatch(r"     waiting until \d\d:\d\d:\d\d: the server says 529", first)
+        assert rest == [
+            "#2   an idea [bold]�[2J  (expects -0.5)",
+            "     discarded    2.5000  worse by 0.5  12.0s",
+        ]
+
+
+def test_other_processes_are_told_while_it_lasts(ledger: Ledger) -> None:
+    with ConsoleWatcher(Console(file=io.StringIO()), ledger, "t", deadline=5e9, max_cost=2.0) as watcher:
+        watcher.stage(IDEA)
+        watcher.progress(IDEA, TRAINING)
+        state = StateFile(ledger, "t").read(0)
+        assert state and (state.number, state.phase, state.deadline, state.max_cost) == (2, "train", 5e9, 2.0)
+        assert state.curve == (TRAINING.point,)
+    assert StateFile(ledger, "t").read(0) is None
+    with ConsoleWatcher(Console(file=io.StringIO()), ledger, "t", publish=False) as watcher:  # a replay's
+        watcher.progress(IDEA, TRAINING)
+        assert StateFile(ledger, "t").read(0) is None
+
+
+def test_it_is_drawn_a_few_times_a_second_however_often_it_is_told() -> None:
+    screen, told = Screen(), 0
+    panel = Panel(Console(file=screen, width=80, height=24, force_terminal=True), lambda: Text(f"view {told}"))
+    panel.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 1.7:
+        told += 1
+    panel.stop()
+    drawn = set(re.findall(r"view (\d+)", screen.getvalue()))
+    assert 1 <= len(drawn) <= 2 * (time.monotonic() - began) + 2
+
+
+def test_a_fault_of_the_view_is_shown_and_ends_nothing() -> None:
+    def view() -> RenderableType:
+        raise ZeroDivisionError("by \x1b zero")
+
+    screen = Screen()
+    panel = Panel(Console(file=screen, width=80, height=24, force_terminal=True, highlight=False), view)
+    panel.start()
+    panel.say(Text("a line that stays"))
+    panel.stop()
+    assert "a line that stays" in screen.getvalue()
+    assert "the view failed (ZeroDivisionError: by � zero); the run goes on" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K") and "\x1b[?25h" in screen.getvalue()  # gone, and the cursor is back
+    assert not [thread for thread in threading.enumerate() if "_keep_drawing" in thread.name]
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "moves"),
+    [
+        (Screen(), {}, True),
+        (Screen(), {"_environ": {"TERM": "dumb"}}, False),
+        (io.StringIO(), {"force_terminal": True}, False),
+        (io.StringIO(), {}, False),
+    ],
+)
+def test_only_a_screen_moves(file: io.StringIO, options: dict, moves: bool) -> None:
+    assert moving(Console(file=file, **options)) is moves
