@@ -84,6 +84,17 @@ def test_a_character_cut_into_tokens_counts_its_true_bytes(prepared: Corpus) -> 
     assert open_token_bytes(file)[encode([EMOJI.encode()])].sum() == len(EMOJI.encode())
 
 
+def test_an_encoding_that_loses_something_is_noticed(prepared: Corpus) -> None:
+    encoding = tokenizer.load(prepared.layout, 300)
+    tokens = [encoding.decode_single_token_bytes(token) for token in range(299)]
+    documents = [b"the first", b"the second"]
+    right = tokenizer._encode(encoding, tokenizer._Decoder.of(tokens), documents)
+    assert b"".join([*tokens, b"\0"][token] for token in right) == b"the first\0the second\0"
+    for wrong in (tokens[1:] + tokens[:1], [token[:1] for token in tokens], [token * 2 for token in tokens]):
+        with pytest.raises(CorpusError, match="does not survive encoding"):
+            tokenizer._encode(encoding, tokenizer._Decoder.of(wrong), documents)
+
+
 def test_long_runs_of_one_character_encode(tmp_path: Path) -> None:
     write_documents(tmp_path / "runs")
     for number, run in enumerate((" ", "\t \n", "a", "=", "7", "\u200d")):

@@ -28,7 +28,7 @@ from autoresearch.corpus.store import Corpus, fetched, folder, prepare_command
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.units import format_size
 
-_BATCH = 1 << 20  # bytes of text encoded in one go, by one thread
+_BATCH = 1 << 19  # bytes of text encoded in one go, by one thread
 
 
 def prepare(

@@ -7,7 +7,7 @@ are enough for the bytes and BOS. Special tokens are never looked for in text: `
 import base64
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,13 @@ def learn(layout: Layout, vocab_size: int, train_bytes: int, progress: Progress)
 def encoder(layout: Layout, vocab_size: int) -> Encoder:
     """A function from documents (UTF-8) to tokens (uint16, BOS after each); it checks that they decode to the same.
 
-    It may be called from many threads at once: what takes time is done in Rust, beside the interpreter's lock."""
+    It may be called from many threads at once: what takes time is done by tiktoken and numpy without the interpreter's
+    lock. (tiktoken's own decoding takes lists of ints, which it makes and reads under that lock.)"""
     if vocab_size == BYTES:
         return _encode_as_bytes
     encoding = load(layout, vocab_size)
-    return lambda documents: _encode(encoding, documents)
+    decoder = _Decoder.of([encoding.decode_single_token_bytes(rank) for rank in range(vocab_size - 1)])
+    return lambda documents: _encode(encoding, decoder, documents)
 
 
 def load(layout: Layout, vocab_size: int) -> "tiktoken.Encoding":
@@ -128,13 +130,37 @@ def _encode_as_bytes(documents: list[bytes]) -> NDArray[np.uint16]:
     return tokens
 
 
-def _encode(encoding: "tiktoken.Encoding", documents: list[bytes]) -> NDArray[np.uint16]:
-    bos = np.array([encoding.n_vocab - 1], "<u2")
-    pieces: list[NDArray[np.uint16]] = []
-    for document in documents:
-        tokens = encoding.encode_to_numpy(document.decode(), disallowed_special=())
-        if encoding.decode_bytes(tokens.tolist()) != document:
-            start = document[:60].decode(errors="replace")
-            raise CorpusError(f"A document does not survive encoding with {encoding.name}: it begins {start!r}.")
-        pieces += (tokens.astype("<u2"), bos)
-    return np.concatenate(pieces)
+class _Decoder(NamedTuple):
+    """What every token stands for: the bytes of all of them end to end, and where each begins and how long it is."""
+
+    table: NDArray[np.uint8]
+    start: NDArray[np.int32]
+    size: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, ranks: list[bytes]) -> "_Decoder":
+        size = np.array([*map(len, ranks)], np.int32)
+        return cls(np.frombuffer(b"".join(ranks), np.uint8), np.cumsum(size, dtype=np.int32) - size, size)
+
+    def __call__(self, tokens: NDArray[np.uint16]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The bytes of uint16[n] tokens, and where in them each token ends."""
+        start, size = self.start[tokens], self.size[tokens]
+        ends = np.cumsum(size, dtype=np.int64)
+        places = np.ones(ends[-1], np.int32)  # in the table: one on from byte to byte, but from token to token a jump
+        places[0] = start[0]
+        places[ends[:-1]] = start[1:] - (start[:-1] + size[:-1]) + 1
+        return self.table[np.cumsum(places, out=places)], ends
+
+
+def _encode(encoding: "tiktoken.Encoding", decoder: _Decoder, documents: list[bytes]) -> NDArray[np.uint16]:
+    pieces = [encoding.encode_to_numpy(document.decode(), disallowed_special=()) for document in documents]
+    tokens = np.concatenate(pieces).astype("<u2")
+    stops = np.cumsum([len(piece) for piece in pieces])
+    text, ends = decoder(tokens)
+    same = np.array_equal(ends[stops - 1], np.cumsum([len(document) for document in documents]))
+    if not same or text.tobytes() != b"".join(documents):
+        pairs = zip(documents, pieces, strict=True)
+        lost = next((whole for whole, piece in pairs if encoding.decode_bytes(piece.tolist()) != whole), b"?")
+        start = lost[:60].decode(errors="replace")
+        raise CorpusError(f"A document does not survive encoding with {encoding.name}: it begins {start!r}.")
+    return np.insert(tokens, stops, encoding.n_vocab - 1)
