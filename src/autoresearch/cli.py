@@ -37,7 +37,11 @@ app = typer.Typer(
 DEFAULT = Path("programs/default.md")
 ProgramOption = Annotated[Path, typer.Option("--program", "-p", help="The Markdown file that says what to research.")]
 CorpusOption = Annotated[
-    str | None, typer.Option("--corpus", help="stdlib, or a folder of text or parquet files; overrides the program's.")
+    str | None,
+    typer.Option(
+        "--corpus",
+        help="climbmix, tinystories, stdlib, or a folder of text or parquet files; overrides the program's.",
+    ),
 ]
 TagOption = Annotated[str | None, typer.Option("--tag", "-t", help="Which run; the one worked on last if not given.")]
 NewTagOption = Annotated[
@@ -85,16 +89,37 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")] 
 def prepare(
     program: ProgramOption = DEFAULT,
     corpus: CorpusOption = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens",
+            help="Fetch enough for so many tokens to train on, and not for 1.2 passes of the program's budget on the "
+            "GPU that is here.",
+            min=0,
+        ),
+    ] = None,
 ) -> None:
-    """Read a corpus, train its tokenizers and write token files. Interrupted, it goes on where it was."""
+    """Fetch or read a corpus, train its tokenizers and write token files. Interrupted, it goes on where it was."""
     from autoresearch import program as programs
+    from autoresearch import provision
+    from autoresearch.corpus import hub
     from autoresearch.corpus import prepare as preparing
     from autoresearch.report.bars import bars
 
     settings = programs.load(program).settings
+    read = provision.tokens_read(settings, os.environ)
     began = time.monotonic()
-    with bars(Console(stderr=True, highlight=False)) as progress:
-        prepared = preparing.prepare(corpus or settings.corpus, settings.vocab_sizes, _cache(), progress)
+    console = Console(stderr=True, highlight=False)
+    with bars(console) as progress:
+        prepared = preparing.prepare(
+            corpus or settings.corpus,
+            settings.vocab_sizes,
+            _cache(),
+            progress,
+            tokens=int(provision.PASSES * read) if tokens is None else tokens,
+            endpoint=os.environ.get("HF_ENDPOINT") or hub.ENDPOINT,
+            tell=partial(console.print, markup=False, soft_wrap=True),
+        )
     splits = prepared.manifest.splits
     size = format_size(sum(split.bytes for split in splits.values()))
     documents = sum(split.documents for split in splits.values())
@@ -104,6 +129,8 @@ def prepare(
         print(
             f"vocabulary {vocab_size}: {view.train.tokens:,} tokens to train on, {view.validation.tokens:,} to score."
         )
+        if view.train.tokens < read:
+            print(f"note: an experiment reads about {read:,} tokens: these {read / view.train.tokens:.1f} times over.")
     print(f"It lies in {prepared.root}.")
 
 

@@ -114,7 +114,8 @@ class Lab:
         """The loop of a run, begun or taken up."""
         named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device)
-        prepared = store.open(named, self.cache)
+        begun = self.ledger.run(tag)
+        prepared = store.open(named, self.cache, begun.fingerprint if begun else None)
         spec = sources.canonical(named)
         new = campaign.plan(tag, program, text, spec, prepared.fingerprint, agent.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)
@@ -123,7 +124,7 @@ class Lab:
 
     def replayer(self, run: Run, watcher: Watcher) -> Replayer:
         """What measures commits of a run again. CorpusError if its corpus is not here any more."""
-        prepared = store.open(run.corpus, self.cache)
+        prepared = store.open(run.corpus, self.cache, run.fingerprint)
         if prepared.fingerprint != run.fingerprint:
             raise CorpusError(
                 f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
