@@ -198,7 +198,7 @@ class Loop:
             "committed",
             commit=commit,
             parent=tip,
-            lines=sum(len(text.splitlines()) for text in texts),
+            lines=sum(map(trial.code_lines, texts)),
             knobs=knobs.values(texts[0]),
         )
 
@@ -276,17 +276,26 @@ class Loop:
         return tip.commit if tip and tip.commit else self.run.base
 
     def _brief(self, experiment: Experiment, deadline: float | None = None) -> Brief:
+        files = {path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit}
         return Brief(
             program=self.program,
             metric=self.run.metric,
-            files={path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit},
+            files=files,
             history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
             number=experiment.number,
             tag=self.run.tag,
             hardware=self.engine.hardware,
+            train_tokens=self._train_tokens(files[self.program.settings.edit[0]]),
             seed=self._seed(experiment.number, 0),
             until=None if deadline is None else deadline - self._expected(),
         )
+
+    def _train_tokens(self, source: str) -> int | None:
+        """How much there is to train on, in the vocabulary of this file."""
+        size = knobs.values(source).get("VOCAB_SIZE")
+        if not isinstance(size, int) or size not in self.program.settings.vocab_sizes:
+            return None
+        return self.corpus(size).train.tokens
 
     def _baseline(self) -> Proposal:
         """The file as it is, but for the constants that the program gives."""

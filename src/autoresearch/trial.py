@@ -1,5 +1,8 @@
 """A file, a program and a corpus -> Trial: what the loop and a replay both have to settle before the engine runs."""
 
+import ast
+import io
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +14,31 @@ from autoresearch.records import CorpusView, Measurement, Program, Trial
 _WEIGHTS, _LOSSES = "weights.safetensors", "losses.npz"
 
 
+_NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
 class Unfit(Exception):
     """The file cannot be tried under this program. Its text is one line for the agent, and the ledger's reason."""
+
+
+def code_lines(source: str) -> int:
+    """Lines that do something: without blank ones, comments and docstrings, so that deleting those simplifies nothing.
+
+    All lines of a text that is not Python.
+    """
+    try:
+        tree = ast.parse(source)
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (SyntaxError, ValueError, RecursionError, tokenize.TokenError):
+        return len(source.splitlines())
+    lines: set[int] = set()
+    for token in tokens:
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
 
 
 def with_constants(source: str, program: Program) -> str:

@@ -89,7 +89,7 @@ class TestHistory:
 
     def test_where_it_stands_what_was_kept_and_what_was_not(self):
         text = digest.history(self.HISTORY, Metric())
-        assert "val_bpb: 2.0000 at the start, 1.8000 now (gain +0.2000)." in text
+        assert "val_bpb: 2.0000 at the start, 1.8000 now (gain +0.2000; here a positive gain is" in text
         assert "#2 1.9000 (gain +0.1000) [optimizer] Higher rate" in text
         assert "#3 1.9500 (gain -0.0500) [architecture] Deeper" in text
         assert "#4 crashed [architecture] Wider: out of memory in warmup" in text
@@ -107,11 +107,11 @@ class TestHistory:
             1, "scored", value=1.9, tokens=69_000_000, mfu=0.399, peak_memory=34_200_000_000,
             seconds={"warmup": 9.0, "train": 60.0},
         )  # fmt: skip
-        text = digest.history([experiment(1, "kept", 1.9, measurements=(tip,)), experiment(2, "crashed")], Metric())
+        done = [experiment(1, "kept", 1.9, measurements=(tip,)), experiment(2, "crashed")]
         assert (
             "as it is now: 1,150,000 tokens/s, 39.9% of the device's peak (MFU), 34.2 GB of memory at its peak,"
-            " 9.0s of warm-up before the clock." in text
-        )
+            " 9.0s of warm-up before the clock, 0.23 passes over the 300,000,000 tokens to train on."
+        ) in digest.history(done, Metric(), 300_000_000)
         assert "as it is now" not in digest.history([baseline()], Metric())
 
     def test_gains_follow_the_metrics_direction(self):

@@ -28,15 +28,18 @@ def as_data(name: str, text: str) -> str:
     return f'<data name="{name}">\n{inert}\n</data>'
 
 
-def history(experiments: Sequence[Experiment], metric: Metric) -> str:
-    """The run in a page: where it stands, what was kept, what was tried of late and how each family fared."""
+def history(experiments: Sequence[Experiment], metric: Metric, train_tokens: int | None = None) -> str:
+    """The run in a page: where it stands, what was kept, what was tried of late and how each family fared.
+
+    `train_tokens`: how many the corpus has to train on.
+    """
     done = [e for e in experiments if e.status != "running"]
     if not done:
         return "Nothing has been run yet."
     tips = _tips(done, metric)
     kept = [e for e in done if _is_kept(e)]
     others = [e for e in done if not _is_kept(e)]
-    parts = [_standing(kept, metric)]
+    parts = [_standing(kept, metric, train_tokens)]
     if kept:
         parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
     if others:
@@ -82,18 +85,21 @@ def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]
     return tips
 
 
-def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
+def _standing(kept: Sequence[Experiment], metric: Metric, train_tokens: int | None) -> str:
     values = [e.value for e in kept if e.value is not None]
     if not values:
         return f"No {metric.name} has been measured yet."
     gain = metric.gain(values[0], values[-1])
-    standing = f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f})."
-    speed = _speed(kept[-1])
+    standing = (
+        f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f};"
+        " here a positive gain is always an improvement)."
+    )
+    speed = _speed(kept[-1], train_tokens)
     return f"{standing}\nThe file as it is now: {speed}." if speed else standing
 
 
-def _speed(tip: Experiment) -> str:
-    """What the hardware makes of the tip: where time and memory are left."""
+def _speed(tip: Experiment, train_tokens: int | None) -> str:
+    """What the hardware makes of the tip: where time, memory and text are left."""
     first = tip.deciding
     if first is None or not first.tokens or not first.seconds.get("train"):
         return ""
@@ -104,6 +110,8 @@ def _speed(tip: Experiment) -> str:
         parts.append(f"{format_size(first.peak_memory)} of memory at its peak")
     if first.seconds.get("warmup") is not None:
         parts.append(f"{format_duration(first.seconds['warmup'])} of warm-up before the clock")
+    if train_tokens:
+        parts.append(f"{first.tokens / train_tokens:.2f} passes over the {train_tokens:,} tokens to train on")
     return ", ".join(parts)
 
 

@@ -13,8 +13,8 @@ You do machine-learning research. A program runs the experiments; you only propo
 time you are given the file at its best state so far and a digest of what was tried. You reply with one idea and
 the edit that carries it out. The program applies the edit, trains for {budget} on the clock, scores the result,
 and keeps the change if {metric} is {better} than before by more than {min_gain:g} (or equal within that, and
-the file at least 10 lines shorter). Otherwise the change is dropped and the file stays as it was. Nobody
-answers questions, and nothing but your reply is read.
+the file at least 10 lines of code shorter: blank lines, comments and docstrings do not count). Otherwise the
+change is dropped and the file stays as it was. Nobody answers questions, and nothing but your reply is read.
 
 # How to reply
 
@@ -90,7 +90,9 @@ A harness that you cannot edit imports {path} and calls it. Keep all of this wor
   token, detached and left on the device. `run.progress` goes from 0 to 1 on the clock, and schedules follow it,
   since the number of steps is not known ahead. Then at once `run.save(model)`, once: work between the end of the
   clock and the save is a crash, and weights changed after it are not scored. `run.seed` is the only seed.
+- `model.flops_per_token`, if there is one, only informs: the share of the device's peak in the history (MFU).
 - Imports: the standard library and torch, nothing else. No network, no files, no subprocesses, no printing.
+- Only the hardware named below counts: code for other devices may go, if the meta device still builds the model.
 
 # The budget
 
@@ -218,7 +220,10 @@ def _tip(brief: Brief) -> str:
 
 
 def _changing(brief: Brief) -> str:
-    parts = ["# What was tried\n\n" + digest.as_data("history", digest.history(brief.history, brief.metric))]
+    parts = [
+        "# What was tried\n\n"
+        + digest.as_data("history", digest.history(brief.history, brief.metric, brief.train_tokens))
+    ]
     crash = digest.crash(brief.history[-1]) if brief.history else None
     if crash:
         parts.append(
