@@ -29,7 +29,7 @@ def decide(settings: Settings, metric: Metric, tip: Experiment | None, measureme
         return Verdict("kept", f"better by {gain:.4f}{memory}")
     saved = (tip.lines or 0) - lines
     if abs(gain) <= settings.min_gain and saved >= SHORTER_BY and not over:
-        return Verdict("kept", f"equal ({gain:+.4f}) and {saved} lines shorter")
+        return Verdict("kept", f"equal ({gain:+.4f}) and {saved} lines of code shorter")
     if gain > settings.min_gain:
         return Verdict("discarded", f"better by {gain:.4f}{memory}: that asks for more than {needed:g}")
     if gain > 0:
