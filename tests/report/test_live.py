@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from autoresearch.ledger import Ledger
 from autoresearch.program import parse
-from autoresearch.records import Experiment, Measurement, Metric, Point, Usage, Waiting
-from autoresearch.report.live import Facts, View, lines
+from autoresearch.records import Exchange, Experiment, Measurement, Metric, Point, Usage, Waiting
+from autoresearch.report.live import Facts, View, gather, lines
 from autoresearch.report.state import LiveState
 from autoresearch.schema import Calls, Run
 from tests.report.test_tables import HOSTILE
@@ -176,3 +178,16 @@ def test_any_record_can_be_drawn(past: list[tuple[str, float | None]], data: st.
     width, height = data.draw(st.integers(20, 220)), data.draw(st.integers(1, 60))
     page = shown(facts, state, width, height, verdicts=True)
     assert len(page) <= height and max(map(cell_len, page)) <= width
+
+
+def test_it_is_gathered_from_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "state")
+    assert gather(ledger, "tiny") is None
+    ledger.start(RUN)
+    experiment = ledger.open_experiment("tiny")
+    for usage, error in ((Usage(usd=0.5), None), (Usage(usd=0.25), "cut"), (Usage(), "529"), (Usage(), None)):
+        ledger.charge(experiment, Exchange("m", (), "", usage, 1.0, error))
+    facts = gather(ledger, "tiny")
+    assert facts and (facts.run, facts.experiments, facts.budget) == (RUN, (experiment,), 10.0)
+    assert (facts.usage.usd, facts.calls) == (0.75, Calls(4, 2, 1))
+    assert "$0.75 and 1 of unknown price (4 calls, 2 failed)" in "\n".join(shown(facts, None, 80, 24))

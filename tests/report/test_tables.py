@@ -18,7 +18,7 @@ from autoresearch.records import (
 )
 from autoresearch.report import tables
 from autoresearch.report.status import Baseline, Best, Last, Report
-from autoresearch.schema import Recorded
+from autoresearch.schema import Calls, Recorded
 
 HOSTILE = [
     "[bold red]loud[/bold red] [/nope] [link=http://x]y[/link]",
@@ -173,3 +173,20 @@ def test_status_says_only_what_is_known() -> None:
     for part in ("finished, 1m 15s", "1 kept", "2 discarded", "2.0000", "1.5000", "provisional", "75%", "$0.50"):
         assert part in shown, part
     assert "crashed" not in shown
+    assert "$0.50 (7 calls, 2 failed)" in drawn(tables.status_panel(full, None, Calls(7, 2, 0)))
+
+
+@pytest.mark.parametrize(
+    ("usd", "calls", "most", "said"),
+    [
+        (None, Calls(), None, ""),
+        (None, Calls(), 5.0, "$0.00 of $5.00"),
+        (1.234, Calls(1, 0, 0), None, "$1.23 (1 call)"),
+        (1.234, Calls(9, 2, 0), 5.0, "$1.23 of $5.00 (9 calls, 2 failed)"),
+        (None, Calls(9, 2, 7), None, "price unknown (9 calls, 2 failed)"),
+        (None, Calls(3, 3, 0), None, "(3 calls, 3 failed)"),
+        (0.5, Calls(9, 0, 4), None, "$0.50 and 4 of unknown price (9 calls)"),
+    ],
+)
+def test_what_models_cost(usd: float | None, calls: Calls, most: float | None, said: str) -> None:
+    assert tables.spending(usd, calls, most) == said
