@@ -40,11 +40,16 @@ def test_figures_are_as_fine_as_the_axis() -> None:
     assert coarse[0].startswith("2750 ┤")
 
 
-@pytest.mark.parametrize("values", [[], [math.nan, math.inf], [2.0], [0.0, 0.0], [-1.0, 1.0]])
+@pytest.mark.parametrize("values", [[2.0, math.nan], [math.inf, 0.0, 0.0], [-1.0, 1.0], [1e300, 5.0]])
 def test_a_range_is_never_empty(values: list[float]) -> None:
     span = spanning(values)
-    assert span.low < span.high
-    assert all(0 < span.share(v) < 1 for v in values if math.isfinite(v))
+    assert span and span.low < span.high < 10
+    assert all(0 < span.share(v) < 1 for v in values if abs(v) < 1e9)
+
+
+def test_nothing_to_draw_has_no_figures() -> None:
+    assert spanning([]) is None and spanning([math.nan, math.inf]) is None
+    assert [row.split() for row in rows(Chart(20, 4, Range(0, 1), None))[:3]] == [["│"]] * 3
 
 
 def test_the_height_of_a_curve_between_its_points() -> None:

@@ -24,10 +24,12 @@ class Range:
         return (value - self.low) / (self.high - self.low)
 
 
-def spanning(values: Iterable[float], margin: float = 0.04) -> Range:
-    """A range around values, never empty; what is not finite, or absurd, is left out."""
+def spanning(values: Iterable[float], margin: float = 0.04) -> Range | None:
+    """A range around values, wider than nothing; what is not finite, or absurd, is left out. None if all is."""
     finite = [v for v in values if abs(v) < _ABSURD]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    if not finite:
+        return None
+    low, high = min(finite), max(finite)
     around = (high - low) * margin or abs(high) * 0.01 or 0.5
     return Range(low - around, high + around)
 
@@ -35,15 +37,17 @@ def spanning(values: Iterable[float], margin: float = 0.04) -> Range:
 class Chart:
     """A grid of characters to draw on; what is drawn later lies above.
 
-    width, height: of the whole, in characters, its axes included. x, y: what the axes span. Points outside, or not
-    finite, are not drawn.
+    width, height: of the whole, in characters, its axes included. x, y: what the axes span; y is None where there is
+    nothing to draw yet. Points outside, or not finite, are not drawn.
     """
 
-    def __init__(self, width: int, height: int, x: Range, y: Range) -> None:
+    def __init__(self, width: int, height: int, x: Range, y: Range | None) -> None:
         rows = max(1, height - 1)
+        blank, y = y is None, y or Range(0.0, 1.0)
         digits = min(5, max(0, 2 - math.floor(math.log10(y.high - y.low))))
         figures = [f"{y.low + (y.high - y.low) * (rows - row - 0.5) / rows:.{digits}f}" for row in range(rows)]
-        self._labels = [figures[row] if row in (0, rows // 2, rows - 1) else "" for row in range(rows)]
+        labelled = () if blank else (0, rows // 2, rows - 1)
+        self._labels = [figures[row] if row in labelled else "" for row in range(rows)]
         self._margin = max(map(len, figures))
         self._columns, self._rows, self._x, self._y = max(1, width - self._margin - 2), rows, x, y
         self._dots: dict[tuple[int, int], int] = {}

@@ -270,10 +270,10 @@ def _values(facts: Facts, width: int, height: int) -> list[Text]:
     chart = Chart(width, height - 2, Range(1.0, max(2.0, float(last))), shown)
     chart.across(lambda x: _standing(kept, x), "─", _KEPT)
     chart.marks(others, "∘", "")
-    edge = shown.high if minimize else shown.low
-    beyond = [n for n, v in others if metric.gain(edge, v) < 0]
-    chart.marks([(n, edge) for n in beyond], "↑" if minimize else "↓", "")
-    chart.marks([(n, shown.low if minimize else shown.high) for n in lost], "×", "red")
+    shown = shown or Range(0.0, 1.0)
+    worst, best = (shown.high, shown.low) if minimize else (shown.low, shown.high)
+    chart.marks([(n, worst) for n, v in others if metric.gain(worst, v) < 0], "↑" if minimize else "↓", "")
+    chart.marks([(n, best) for n in lost], "×", "red")
     chart.marks(kept, "●", _KEPT)
     better = "lower" if minimize else "higher"
     heading = Text.assemble((_line(metric.name), "bold"), (f", {better} is better", "dim"))
