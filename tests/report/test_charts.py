@@ -33,6 +33,18 @@ def test_what_is_drawn_later_lies_above_and_what_is_outside_is_left_out() -> Non
     assert [row[6:] for row in rows(chart)[:3]] == ["●       ", "    ●───", "       ●"]
 
 
+def test_a_steep_curve_has_no_gap_if_it_is_joined() -> None:
+    def jump(x: float) -> float:
+        return 3.5 if x < 1 else 0.5
+
+    drawn = []
+    for joined in (False, True):
+        chart = Chart(11, 5, Range(0, 2), Range(0, 4))
+        chart.across(jump, "·", "", joined)
+        drawn.append([row[6:] for row in rows(chart)[:4]])
+    assert drawn == [["··   ", "     ", "     ", "  ···"], ["··   ", "  ·  ", "  ·  ", "  ···"]]
+
+
 def test_figures_are_as_fine_as_the_axis() -> None:
     fine = rows(Chart(40, 5, Range(0, 1), Range(0.9712, 0.9731)))
     assert [row.split()[0] for row in fine[:4] if "┤" in row] == ["0.97286", "0.97191", "0.97144"]

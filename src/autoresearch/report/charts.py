@@ -72,13 +72,23 @@ class Chart:
             if cell := self._place(x, y, self._columns, self._rows):
                 self._cells[cell] = (mark, style)
 
-    def across(self, height: Callable[[float], float | None], mark: str, style: str) -> None:
-        """A character in each column, at the height that the function has there; none where it has none."""
+    def across(self, height: Callable[[float], float | None], mark: str, style: str, joined: bool = False) -> None:
+        """A character in each column, at the height that the function has there; none where it has none.
+
+        joined: steep parts are filled, so that no gap is seen.
+        """
+        last: int | None = None
         for column in range(self._columns):
             x = self._x.low + (self._x.high - self._x.low) * column / max(1, self._columns - 1)
             y = height(x)
-            if y is not None and (cell := self._place(x, y, self._columns, self._rows)):
-                self._cells[cell] = (mark, style)
+            cell = None if y is None else self._place(x, y, self._columns, self._rows)
+            if cell:
+                top = bottom = cell[1]
+                if joined and last is not None:
+                    top, bottom = min(top, last + 1), max(bottom, last - 1)
+                for row in range(top, bottom + 1):
+                    self._cells[column, row] = (mark, style)
+            last = cell[1] if cell else None
 
     def drawn(self, ends: tuple[str, str], name: str) -> list[Text]:
         """The lines of the chart. ends: figures at the ends of the x axis, whose name stands between them."""

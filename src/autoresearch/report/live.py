@@ -232,7 +232,7 @@ def _losses(
     points = [*own, *before]
     late = [loss for share, loss in points if share >= _EARLY] or [loss for _, loss in points]
     chart = Chart(width, height - 2, Range(0.0, 1.0), spanning(late))
-    chart.across(lambda x: height_at(before, x), "·", _TIP)
+    chart.across(lambda x: height_at(before, x), "·", _TIP, joined=True)
     chart.line(own, _OWN)
     legend = Text()
     if own:
