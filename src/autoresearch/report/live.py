@@ -170,10 +170,7 @@ def _said(facts: Facts, experiment: Experiment | None, width: int) -> list[Text]
     words = _line(experiment.hypothesis)
     if experiment.expect is not None:
         words = f"Expects {experiment.expect:+g}. {words}"
-    if not words.strip():
-        return []
-    wrapped = Text(words.strip(), style="dim").wrap(Console(width=width), max(10, width - 3), tab_size=4)
-    return [Text("   ").append_text(line) for line in wrapped]
+    return _indented(words.strip(), "dim", width)
 
 
 def _waited(state: LiveState | None, width: int, now: float) -> list[Text]:
@@ -181,7 +178,13 @@ def _waited(state: LiveState | None, width: int, now: float) -> list[Text]:
     if state is None or state.waiting is None:
         return []
     until, reason = at(state.waiting.until), _line(state.waiting.reason)
-    return [Text(f"   until {until}: {reason}", style="yellow")]
+    return _indented(f"until {until}: {reason}", "yellow", width)[:2]
+
+
+def _indented(text: str, style: str, width: int) -> list[Text]:
+    """In as many lines as it takes, none for nothing."""
+    wrapped = Text(text, style=style).wrap(Console(width=width), max(10, width - 3)) if text else ()
+    return [Text("   ").append_text(line) for line in wrapped]
 
 
 def _line(text: str) -> str:
