@@ -1,10 +1,12 @@
 """A call to a server, bounded in time: wherever it hangs, in a name lookup, an SDK's sleep or between two bytes."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from autoresearch import interrupts
 from autoresearch.agent.providers.failures import retry_after
 
 if TYPE_CHECKING:
@@ -30,7 +32,33 @@ class OutOfTime(Exception):
 def run(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence: float, until: float | None = None) -> T:
     """What `work` returns, given an HTTP client. OutOfTime after `silence` seconds without a byte from the server,
     after half an hour, or at `until` (time.time()). KeyboardInterrupt ends it at once."""
-    return asyncio.run(_bounded(work, silence, until))
+    tasks: list[asyncio.Task[object]] = []
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        for task in tasks:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                task.get_loop().call_soon_threadsafe(_insist, task)
+
+    async def begin() -> T:
+        task = asyncio.current_task()
+        assert task
+        tasks.append(task)
+        if stopped:
+            raise asyncio.CancelledError
+        return await _bounded(work, silence, until)
+
+    with interrupts.held(stop):
+        return asyncio.run(begin())
+
+
+def _insist(task: "asyncio.Task[object]") -> None:
+    """Cancel a task until it ends: what comes together with a library's own cancellation is lost in it."""
+    if not task.done():
+        task.cancel()
+        task.get_loop().call_later(0.1, _insist, task)
 
 
 async def _bounded(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence: float, until: float | None) -> T:
