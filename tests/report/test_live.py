@@ -133,6 +133,18 @@ def test_a_replay_stands_against_what_was_recorded() -> None:
     assert "#2 idea 2" in text and "recorded 3.2" in text and "tip #" not in text
 
 
+def test_the_tip_is_compared_at_the_same_clock() -> None:
+    tip = done(3, "kept", 2.75, measurements=(Measurement(1, "scored", 2.75, curve=curve(2.0, 0.9)),))
+    facts = replace(FACTS, experiments=(PAST[0], tip, OPEN))
+    for upto, said in (
+        (0.001, ""),
+        (0.5, "#5 3.4750  ·· tip #3 3.5750 by then"),
+        (1.0, "#5 1.9750  ·· tip #3 2.3750 by then"),
+    ):
+        state = replace(TRAINING, curve=tuple(replace(p, loss=p.loss) for p in curve(1.9, upto)))
+        assert said in "\n".join(shown(facts, state, 120, 40)), upto
+
+
 def test_it_reads_without_colour() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True, no_color=True, highlight=False)

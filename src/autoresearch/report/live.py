@@ -8,7 +8,7 @@ verdicts, and what it takes.
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -56,6 +56,13 @@ class Facts:
         """The last one kept before that number."""
         kept = (e for e in reversed(self.experiments) if e.status == "kept" and e.standing != "rolled_back")
         return next((e for e in kept if e.number < before and e.value is not None), None)
+
+    def moved_on(self, ledger: Ledger, experiment: Experiment) -> "Facts":
+        """The same with one experiment as it stands now, and the calls: to read all of a long run takes its time."""
+        others = (e for e in self.experiments if e.number != experiment.number)
+        experiments = sorted((*others, experiment), key=lambda e: e.number)
+        tag = self.run.tag
+        return replace(self, experiments=tuple(experiments), usage=ledger.usage(tag), calls=ledger.calls(tag))
 
 
 def gather(ledger: Ledger, tag: str) -> Facts | None:
@@ -241,9 +248,10 @@ def _losses(
     if own:
         legend.append("⠤⠤ ", style=_OWN).append(f"#{number} {own[-1][1]:.4f}  ")
     if other and before:
-        then = height_at(before, own[-1][0]) if own else before[-1][1]
+        clock = min(max(own[-1][0], before[0][0]), before[-1][0]) if own else before[-1][0]  # where both have one
+        then = value(height_at(before, clock) if len(before) > 1 else before[0][1])
         name = "recorded" if again and state is not None else f"tip #{other.number}"
-        legend.append(f"·· {name}" + ("" if then is None else f" {then:.4f}{' by then' if own else ''}"))
+        legend.append(f"·· {name} {then}{' by then' if own else ''}")
     heading = Text.assemble(("training loss", "bold"), (", nats per token", "dim"))
     return [heading, legend, *chart.drawn(("0", format_duration(facts.budget)), "clock")]
 

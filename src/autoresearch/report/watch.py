@@ -64,7 +64,7 @@ class ConsoleWatcher:
     def stage(self, experiment: Experiment) -> None:
         """A line once it has a title, and one with its verdict; on a terminal both once it is done."""
         self._tracker.stage(experiment)
-        self._look()
+        self._look(experiment)
         titled = experiment.title and experiment.stage != "proposing"
         if titled and self._announced != experiment.number and (not self._panel or experiment.stage == "done"):
             self._announced = experiment.number
@@ -77,21 +77,23 @@ class ConsoleWatcher:
         before = self._tracker.state.phase
         self._tracker.progress(experiment, progress)
         if self._facts is None:  # a replay goes through no stages
-            self._look()
+            self._look(experiment)
         if self._file:
             self._file.write(self._tracker.state, seldom=progress.phase == before)
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
         """Why nothing happens, and until when."""
         self._tracker.waiting(experiment, waiting)
-        self._look()
+        self._look(experiment)
         if waiting and not self._panel:
             line = f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}"
             self._say(Text(line, "dim"))
 
-    def _look(self) -> None:
-        """Something changed that the ledger knows of."""
-        if self._panel:
+    def _look(self, experiment: Experiment) -> None:
+        """Something changed that the ledger knows of. All of it is read between two experiments."""
+        if self._panel and self._facts and experiment.stage not in ("proposing", "done"):
+            self._facts = self._facts.moved_on(self._ledger, experiment)
+        elif self._panel:
             self._facts = gather(self._ledger, self._tag)
         if self._file:
             self._file.write(self._tracker.state)
