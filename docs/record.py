@@ -25,7 +25,7 @@ COLUMNS, ROWS = 96, 34
 EVERY = 1.0  # seconds between two looks
 SPEED = 8  # times faster than it was
 LAST = 5.0  # seconds that the end is seen
-STILL = 0.75  # how far the run is in the picture that does not move
+STILL = 0.75  # how far the run is in what does not move
 CELL = 12.2  # width of a character in the picture
 TMUX = ("tmux", "-L", "record", "-f", "/dev/null")
 PARTS = "\0".join(("{styles}", "{matrix}", "{chrome}", "{width} {height}", "{terminal_x},{terminal_y}"))
@@ -69,8 +69,8 @@ def pieces(screen: str) -> tuple[list[Piece], str, str, str]:
     return found, chrome, size, origin
 
 
-def drawn(looks: list[str], seconds: float = 0.0) -> str:
-    """The SVG. Each look but the last is seen equally long, `seconds` together; 0: nothing moves."""
+def drawn(looks: list[str], still: int = 0, seconds: float = 0.0) -> str:
+    """The SVG. Each look but the last is seen equally long, `seconds` in all; where nothing moves, the look `still`."""
     frames = [pieces(look) for look in looks]
     _, chrome, size, origin = frames[0]
     seen: dict[Piece, list[int]] = defaultdict(list)
@@ -81,29 +81,33 @@ def drawn(looks: list[str], seconds: float = 0.0) -> str:
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for (css, place, text), numbers in seen.items():
         groups[tuple(numbers)].append(f'<text class="{names[css]}" {place}>{text}</text>')
-    share = seconds / (seconds + LAST) / max(1, len(looks) - 1)
-    body = "\n".join(
-        "".join(["<g>", _moments(numbers, len(looks), share, seconds + LAST), *texts, "</g>"])
-        for numbers, texts in groups.items()
-    )
+    body = []
+    for moments, texts in groups.items():
+        hidden = "" if still in moments else ' visibility="hidden"'
+        body.append("".join([f"<g{hidden}>", _animation(moments, len(looks), seconds), *texts, "</g>"]))
     style = "\n".join(f".{name} {{ {css} }}" for css, name in names.items())
-    return (
-        f'<svg viewBox="0 0 {size}" xmlns="http://www.w3.org/2000/svg">\n<style>\n'
-        "text { font-family: 'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace; font-size: 20px; }\n"
-        f'{style}\n</style>\n{chrome.strip()}\n<g transform="translate({origin})">\n{body}\n</g>\n</svg>\n'
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {size}" xmlns="http://www.w3.org/2000/svg">\n<style>',
+            "text { font-family: 'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace; font-size: 20px; }",
+            f'{style}\n</style>\n{chrome.strip()}\n<g transform="translate({origin})">',
+            *body,
+            "</g>\n</svg>\n",
+        ]
     )
 
 
-def _moments(numbers: tuple[int, ...], all: int, share: float, seconds: float) -> str:
+def _animation(moments: tuple[int, ...], all: int, seconds: float) -> str:
     """When a group is seen; nothing if it always is."""
-    if len(numbers) == all:
+    if len(moments) == all:
         return ""
-    shown = ["visible" if number in numbers else "hidden" for number in range(all)]
+    shown = ["visible" if number in moments else "hidden" for number in range(all)]
     changes = [n for n in range(all) if n == 0 or shown[n] != shown[n - 1]]
-    values, times = ";".join(shown[n] for n in changes), ";".join(f"{n * share:.5g}" for n in changes)
+    each = seconds / (seconds + LAST) / (all - 1)
+    values, times = ";".join(shown[n] for n in changes), ";".join(f"{n * each:.5g}" for n in changes)
     return (
         f'<animate attributeName="visibility" calcMode="discrete" values="{values}" keyTimes="{times}" '
-        f'dur="{seconds:.1f}s" repeatCount="indefinite"/>'
+        f'dur="{seconds + LAST:.1f}s" repeatCount="indefinite"/>'
     )
 
 
@@ -115,8 +119,9 @@ def main() -> None:
     given = parser.parse_args()
     looks = screens(given.command)
     different = [look for look, _ in itertools.groupby(looks)]
-    (given.out / "live.svg").write_text(drawn(different, len(different) * EVERY / SPEED))
-    (given.out / "run.svg").write_text(drawn([different[int(STILL * len(different))]]))
+    still = int(STILL * len(different))
+    (given.out / "live.svg").write_text(drawn(different, still, len(different) * EVERY / SPEED))
+    (given.out / "run.svg").write_text(drawn([different[still]]))
 
 
 if __name__ == "__main__":
