@@ -230,6 +230,17 @@ def finished(once, pristine: Lab) -> Lab:
     return pristine.at(once("finished", fill))
 
 
+@pytest.fixture(scope="session")
+def baseline(once, pristine: Lab) -> Lab:
+    """A lab with a run that has its baseline and nothing else. Read-only: copy it."""
+
+    def fill(root: Path) -> None:
+        done = pristine.copy(root)("run", "--program", "programs/quick.md", "--experiments", 1)
+        assert done.code == 0, done.err + done.out
+
+    return pristine.at(once("baseline", fill))
+
+
 @pytest.fixture
 def lab(pristine: Lab, tmp_path: Path) -> Lab:
     """A fresh lab of the test's own, with a cache of its own, a prepared corpus and a program `quick`."""

@@ -69,7 +69,7 @@ def named(path: str, models: Mapping[str, Model]) -> Model | None:
 
 def known(id: object, models: Mapping[str, Model]) -> Model:
     if id not in models:
-        raise Refused(404, f"model: {id}", "model_not_found")
+        raise Refused(404, f"model: {id} does not exist", "model_not_found")
     return models[str(id)]
 
 
@@ -171,17 +171,21 @@ class Anthropic:
         return {
             "id": "msg_01", "type": "message", "role": "assistant", "model": body["model"], "content": content,
             "stop_reason": "refusal" if refused else "max_tokens" if cut else "end_turn", "stop_sequence": None,
-            "stop_details": details if refused else None, "usage": self._usage(say, body["max_tokens"]),
+            "stop_details": details if refused else None, "usage": self._usage(say, body),
         }  # fmt: skip
 
-    def _usage(self, say: Answer, limit: int) -> Any:
+    def _usage(self, say: Answer, body: Any) -> Any:
         """The cached and the written part of a prompt are counted apart from the rest of it."""
+        hour = '"ttl": "1h"' in json.dumps(body)
         return {
             "input_tokens": (say.input or 0) - say.cached - say.written,
             "cache_read_input_tokens": say.cached,
             "cache_creation_input_tokens": say.written,
-            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": say.written},
-            "output_tokens": min(say.output, limit),
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": 0 if hour else say.written,
+                "ephemeral_1h_input_tokens": say.written if hour else 0,
+            },
+            "output_tokens": min(say.output, body["max_tokens"]),
             "service_tier": "standard",
         }
 
@@ -248,8 +252,13 @@ class OpenAI:
         )
         demand(thinks or "reasoning_effort" not in body, "Unrecognized request argument: reasoning_effort")
         demand(body.get("stream") or "stream_options" not in body, "'stream_options' is only allowed with 'stream'.")
-        limit = self._limit(body)
-        demand(limit is None or 1 <= limit <= model.max_tokens, f"max_tokens is too large: {limit}.", "invalid_value")
+        limit, most = self._limit(body), model.max_tokens
+        demand(
+            limit is None or 1 <= limit <= most,
+            f"max_tokens is too large: {limit}. This model supports at most {most} completion tokens, whereas you"
+            f" provided {limit}.",
+            "invalid_value",
+        )
 
     def _limit(self, body: Any) -> int | None:
         return body.get("max_completion_tokens") or body.get("max_tokens")

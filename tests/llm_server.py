@@ -97,7 +97,7 @@ MODELS = (
     Model("claude-haiku-4-5", thinking="enabled"),
     Model("claude-opus-5", thinking="adaptive"),
     Model("claude-3-haiku-20240307", max_tokens=4096),
-    Model("gpt-5.1", thinking="enabled"),
+    Model("gpt-5.1", thinking="enabled", max_tokens=128_000),
     Model("gpt-4o", max_tokens=16_384),
     Model("nobody-knows-my-price"),
 )

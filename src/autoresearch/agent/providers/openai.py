@@ -10,9 +10,11 @@ from autoresearch.records import Message, Usage
 
 if TYPE_CHECKING:
     import httpx2
-    from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletionMessageParam
+    from openai import AsyncOpenAI, AsyncStream
+    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+LONGEST_REPLY = 64_000  # tokens, thinking included: where a budget bounds a call, and leaves more
+_TOO_LONG = re.compile(r"at most (\d{1,7}) completion tokens")
 _MARKS_CACHE = (5, 6)  # the first GPT that is told where its cache ends; the ones before find out by themselves
 
 
@@ -24,6 +26,7 @@ class OpenAIModel(ProviderModel):
     default = "gpt-6.1-sol"
     keys = ("OPENAI_API_KEY",)
     base_url = "OPENAI_BASE_URL"
+    _longest = LONGEST_REPLY
 
     async def _look(self, http: "httpx2.AsyncClient") -> None:
         await self._client(http).models.retrieve(self.model)
@@ -31,20 +34,35 @@ class OpenAIModel(ProviderModel):
     async def _read(
         self, http: "httpx2.AsyncClient", messages: Sequence[Message], room: int | None, received: Received
     ) -> None:
+        from openai import BadRequestError
+
+        most = None if room is None else min(room, self._longest)
+        try:
+            stream = await self._ask(http, messages, most)
+        except BadRequestError as error:
+            told = _TOO_LONG.search(str(error))
+            if not told or most is None or int(told[1]) >= most:
+                raise
+            self._longest = int(told[1])  # only now it is known: no call tells what a model can
+            stream = await self._ask(http, messages, self._longest)
+        async with stream:
+            async for chunk in stream:
+                _take(chunk, received)
+
+    async def _ask(
+        self, http: "httpx2.AsyncClient", messages: Sequence[Message], most: int | None
+    ) -> "AsyncStream[ChatCompletionChunk]":
         from openai import omit
 
         marks = _marks_cache(self.model)
-        stream = await self._client(http).chat.completions.create(
+        return await self._client(http).chat.completions.create(
             model=self.model,
             messages=[_turn(message, marks) for message in messages],
-            max_completion_tokens=omit if room is None else room,
+            max_completion_tokens=omit if most is None else most,
             prompt_cache_options={"mode": "explicit"} if marks else omit,
             stream=True,
             stream_options={"include_usage": True},
         )
-        async with stream:
-            async for chunk in stream:
-                _take(chunk, received)
 
     def _client(self, http: "httpx2.AsyncClient") -> "AsyncOpenAI":
         from openai import AsyncOpenAI
