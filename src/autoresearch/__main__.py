@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from autoresearch.addresses import masked
 from autoresearch.errors import UserError
 from autoresearch.interrupts import listen
 from autoresearch.output import Unbreakable
@@ -35,8 +36,6 @@ def _run() -> int:
         return _say(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it would only spoil the end
-        from autoresearch.report.notify import masked
-
         again = shlex.join(["autoresearch", *masked(sys.argv[1:])])
         return _say(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
     return int(code)

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from autoresearch.errors import LedgerError, Misuse, UserError
+from autoresearch import addresses
+from autoresearch.errors import LedgerError, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Metric, Progress, Waiting
 from autoresearch.report.status import Best, Report, report
@@ -65,7 +65,7 @@ class Notifier:
     def __init__(self, urls: Sequence[str], ledger: Ledger, tag: str, say: Callable[[str], object]) -> None:
         """Misuse if one of them is no http(s) address. `say` shows a person a line; it is called from any thread."""
         for url in urls:
-            _check(url)
+            addresses.check(url)
         self._ledger = ledger
         self._tag = tag
         self._carriers = [_Carrier(url, say) for url in urls]
@@ -194,46 +194,8 @@ class _Carrier(threading.Thread):
     def _complain(self, wrong: str) -> None:
         if not self._said:
             self._said = True
-            self._say(f"note: {shown(self._url)} cannot be notified: {wrong}; this is said once, and the run goes on")
-
-
-def shown(url: str) -> str:
-    """As much of an address as may be seen: the host."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/…"
-
-
-def masked(arguments: Sequence[str]) -> list[str]:
-    """A command line without the addresses in it: for messages."""
-    hidden = []
-    for before, word in zip(("", *arguments), arguments, strict=False):
-        option, equals, url = word.partition("=")
-        if before == "--notify":
-            word = _masked(word)
-        elif option == "--notify" and equals:
-            word = f"{option}={_masked(url)}"
-        hidden.append(word)
-    return hidden
-
-
-def _masked(url: str) -> str:
-    try:
-        return shown(url)
-    except ValueError:
-        return "…"
-
-
-def _check(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "…" not in url
-    except ValueError:
-        fits = False
-    if not fits or any(character.isspace() for character in url):
-        raise Misuse(
-            "--notify was given what is no http or https address.",
-            "Write it whole, such as --notify https://ntfy.sh/my-topic.",
-        )
+            host = addresses.shown(self._url)
+            self._say(f"note: {host} cannot be notified: {wrong}; this is said once, and the run goes on")
 
 
 def _gain(experiment: Experiment, experiments: Sequence[Experiment], metric: Metric) -> float | None:
