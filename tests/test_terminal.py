@@ -202,3 +202,12 @@ def test_watching_what_is_not_going(finished: Lab) -> None:
         assert watch.ended() == 0
     assert "run quick is not going: there is nothing to watch." in watch.text
     assert "(finished, " in watch.text
+
+
+def test_a_terminal_without_the_characters_gets_lines(ran: Lab, tmp_path: Path) -> None:
+    mind = Mind(tmp_path, CHEAP)
+    mind.answers(1)
+    with on_terminal(ran.at(ran.root, PYTHONIOENCODING="latin-1"), "run", *QUICK, "-n", 6, "-a", mind.spec) as run:
+        assert run.ended() == 0
+    assert "#6   Costs no training" in run.text and re.search(r"crashed +\? ", run.text)  # for a dash
+    assert "lower is better" not in run.text

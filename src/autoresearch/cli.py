@@ -379,9 +379,10 @@ def _watch(lab: "Lab", tag: str, as_json: bool) -> None:
     out = console()
     if as_json or not moving(out):
         raise Misuse("status --watch draws on a terminal.", "In a script, ask for `autoresearch status --json`.")
-    if not lab.alive(tag):
+    if lab.alive(tag):
+        follow(out, lab.ledger, tag, partial(lab.alive, tag))
+    else:
         print(f"run {tag} is not going: there is nothing to watch.")
-    follow(out, lab.ledger, tag, partial(lab.alive, tag))
 
 
 def _say(out: Console, line: str) -> None:

@@ -10,10 +10,13 @@ from typing import TextIO
 class Unbreakable(io.TextIOBase):
     """A text stream: a closed pipe, a lost terminal or a full disk behind it must not end a night's run.
 
-    From the first failure on, which is said on standard error, what is written goes nowhere.
+    From the first failure on, which is said on standard error, what is written goes nowhere. Characters that the
+    stream's encoding lacks are replaced.
     """
 
     def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
         self._stream = stream
         self.broken = False
 

@@ -26,6 +26,14 @@ TRAINING = Progress("train", 3.0, Point(9, 0.9, 0.09, 4.5), 1e5, 10**9)
 class Screen(io.StringIO):
     """A terminal that only remembers."""
 
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:
+        return self._encoding
+
     def isatty(self) -> bool:
         return True
 
@@ -75,6 +83,19 @@ def test_other_processes_are_told_while_it_lasts(ledger: Ledger) -> None:
         assert StateFile(ledger, "t").read(0) is None
 
 
+def test_other_processes_are_told_seldom_of_mere_progress(ledger: Ledger) -> None:
+    for out in (io.StringIO(), Screen()):
+        with ConsoleWatcher(Console(file=out, width=80, height=24), ledger, "t") as watcher:
+            watcher.stage(IDEA)
+            began, seen = time.monotonic(), set()
+            for step in range(200):
+                watcher.progress(IDEA, Progress("train", 3.0, Point(step, 0.9, 0.09, 4.5)))
+                state = StateFile(ledger, "t").read(0)
+                assert state
+                seen.add(state.curve[-1].step)
+            assert len(seen) <= 2 + time.monotonic() - began  # a second apart
+
+
 def test_it_is_drawn_a_few_times_a_second_however_often_it_is_told() -> None:
     screen, told = Screen(), 0
     panel = Panel(Console(file=screen, width=80, height=24, force_terminal=True), lambda: Text(f"view {told}"))
@@ -107,6 +128,7 @@ def test_a_fault_of_the_view_is_shown_and_ends_nothing() -> None:
     [
         (Screen(), {}, True),
         (Screen(), {"_environ": {"TERM": "dumb"}}, False),
+        (Screen("latin-1"), {}, False),
         (io.StringIO(), {"force_terminal": True}, False),
         (io.StringIO(), {}, False),
     ],

@@ -65,6 +65,7 @@ class ConsoleWatcher:
         """A line once it has a title, and one with its verdict; on a terminal both once it is done."""
         self._tracker.stage(experiment)
         self._look(experiment)
+        self._publish()
         titled = experiment.title and experiment.stage != "proposing"
         if titled and self._announced != experiment.number and (not self._panel or experiment.stage == "done"):
             self._announced = experiment.number
@@ -78,13 +79,13 @@ class ConsoleWatcher:
         self._tracker.progress(experiment, progress)
         if self._facts is None:  # a replay goes through no stages
             self._look(experiment)
-        if self._file:
-            self._file.write(self._tracker.state, seldom=progress.phase == before)
+        self._publish(seldom=progress.phase == before)
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
         """Why nothing happens, and until when."""
         self._tracker.waiting(experiment, waiting)
         self._look(experiment)
+        self._publish()
         if waiting and not self._panel:
             line = f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}"
             self._say(Text(line, "dim"))
@@ -95,8 +96,10 @@ class ConsoleWatcher:
             self._facts = self._facts.moved_on(self._ledger, experiment)
         elif self._panel:
             self._facts = gather(self._ledger, self._tag)
+
+    def _publish(self, seldom: bool = False) -> None:
         if self._file:
-            self._file.write(self._tracker.state)
+            self._file.write(self._tracker.state, seldom)
 
     def _say(self, line: Text) -> None:
         if self._panel:
@@ -128,8 +131,9 @@ class Panel:
 
     def start(self) -> None:
         """Draw from now on."""
-        with contextlib.suppress(ValueError):  # not the main thread
-            self._before = signal.signal(signal.SIGTSTP, self._suspend)
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+            with contextlib.suppress(ValueError):  # not the main thread
+                self._before = signal.signal(signal.SIGTSTP, self._suspend)
         self._live.start()
         self._thread.start()
 
@@ -216,8 +220,8 @@ def follow(console: Console, ledger: Ledger, tag: str, alive: Callable[[], bool]
 
 
 def moving(console: Console) -> bool:
-    """Whether what is shown can be drawn over: on a terminal that knows how, and never into a pipe."""
-    return console.is_interactive and console.file.isatty()
+    """Whether a view can be drawn: on a terminal that knows how and has the characters, and never into a pipe."""
+    return console.is_interactive and console.file.isatty() and console.encoding.startswith("utf")
 
 
 def console() -> Console:
