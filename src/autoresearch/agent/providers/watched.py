@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from autoresearch import interrupts
@@ -48,10 +49,18 @@ def run(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence: float, un
         tasks.append(task)
         if stopped:
             raise asyncio.CancelledError
+        task.get_loop().set_default_executor(_Lookups())
         return await _bounded(work, silence, until)
 
     with interrupts.held(stop):
         return asyncio.run(begin())
+
+
+class _Lookups(ThreadPoolExecutor):
+    """Where names are looked up: a lookup that hangs is left to itself, since it cannot be ended."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 def _insist(task: "asyncio.Task[object]") -> None:
