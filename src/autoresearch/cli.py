@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.text import Text
 
 from autoresearch import __version__, arguments
-from autoresearch.errors import Misuse
 from autoresearch.interrupts import listen
 from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size
@@ -247,7 +246,9 @@ def status(
 
     run = lab.run(tag)
     if watch:
-        _watch(lab, run.tag, as_json)
+        from autoresearch.report.watch import console, follow
+
+        follow(console(), lab.ledger, run.tag, partial(lab.alive, run.tag))
     found = report(lab.ledger, run, lab.alive(run.tag))
     if as_json:
         _print_json(found.as_dict())
@@ -371,18 +372,6 @@ def _program(path: Path) -> "tuple[Program, str]":
 
     loaded = programs.load(path)
     return loaded, path.read_text(encoding="utf-8")
-
-
-def _watch(lab: "Lab", tag: str, as_json: bool) -> None:
-    from autoresearch.report.watch import console, follow, moving
-
-    out = console()
-    if as_json or not moving(out):
-        raise Misuse("status --watch draws on a terminal.", "In a script, ask for `autoresearch status --json`.")
-    if lab.alive(tag):
-        follow(out, lab.ledger, tag, partial(lab.alive, tag))
-    else:
-        print(f"run {tag} is not going: there is nothing to watch.")
 
 
 def _say(out: Console, line: str) -> None:

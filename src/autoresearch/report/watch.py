@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
+from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Progress, Waiting
 from autoresearch.report.live import Facts, View, at, gather
@@ -203,8 +204,13 @@ class _Guarded:
 def follow(console: Console, ledger: Ledger, tag: str, alive: Callable[[], bool]) -> None:
     """Draw a run that another process works on, on the whole screen, until it ends or Ctrl-C is pressed.
 
-    alive: whether a process works on it now.
+    alive: whether a process works on it now. Misuse where nothing can be drawn.
     """
+    if not moving(console):
+        raise Misuse("status --watch draws on a terminal.", "In a script, ask for `autoresearch status --json`.")
+    if not alive():
+        console.print(f"run {tag} is not going: there is nothing to watch.", markup=False)
+        return
     file = StateFile(ledger, tag)
     facts, seen, read = gather(ledger, tag), None, time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
