@@ -58,7 +58,7 @@ class Usage:
     written_tokens: int | None = None  # of these, written to it
     output_tokens: int | None = None  # thinking included
     usd: float | None = None
-    brief_tokens: int | None = None  # of those written, kept for five minutes and not for an hour: they cost less
+    written_5m_tokens: int | None = None  # of those written, kept for five minutes and not for an hour: they cost less
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,21 @@ def test_failed_calls_are_charged_too():
         asked(broken, "never", price=PRICE, terms=Terms(max_cost=1.0))
 
 
+def test_an_interrupted_call_is_charged_for_its_prompt():
+    class Interrupted(Script):
+        def complete(self, messages, until=None, room=None):
+            raise KeyboardInterrupt
+
+    desk = Desk()
+    with pytest.raises(KeyboardInterrupt):
+        Caller(Interrupted(price=PRICE), desk).ask((Message("user", "x" * 2_000_000),))
+    (exchange,) = desk.exchanges
+    assert exchange.error == "interrupted" and desk.spent() == pytest.approx(10.0)
+    with pytest.raises(KeyboardInterrupt):
+        Caller(Interrupted(), desk).ask(MESSAGES)
+    assert desk.exchanges[1].usage == Usage()
+
+
 def test_without_a_budget_or_a_cost_there_is_no_bound():
     assert asked("yes", price=PRICE)[1].bounds == [(None, None)]
     assert asked("yes", price=GivenPrice(0, 0, 0), terms=Terms(max_cost=0.0))[1].bounds == [(None, None)]

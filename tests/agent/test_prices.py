@@ -20,8 +20,8 @@ CLAUDE, GPT = listed("anthropic", "claude-sonnet-4-6"), listed("openai", "gpt-5.
         (CLAUDE, Usage(output_tokens=1_000_000), 15.0),
         (CLAUDE, Usage(100_000, 90_000, 0, 0), 0.03 + 0.027),
         (CLAUDE, Usage(100_000, 0, 90_000, 0), 0.03 + 0.54),
-        (CLAUDE, Usage(100_000, 0, 90_000, 0, brief_tokens=90_000), 0.03 + 0.3375),
-        (CLAUDE, Usage(100_000, 0, 90_000, 0, brief_tokens=40_000), 0.03 + 0.15 + 0.30),
+        (CLAUDE, Usage(100_000, 0, 90_000, 0, written_5m_tokens=90_000), 0.03 + 0.3375),
+        (CLAUDE, Usage(100_000, 0, 90_000, 0, written_5m_tokens=40_000), 0.03 + 0.15 + 0.30),
         (CLAUDE, Usage(30_000, 20_000, 5_000, 2_000), 0.015 + 0.006 + 0.03 + 0.03),
         # $1.25 in, $10 out, $0.125 from the cache; what is written to it costs no more.
         (GPT, Usage(100_000, 80_000, 0, 1_000), 0.025 + 0.01 + 0.01),
@@ -40,7 +40,7 @@ def test_the_list_has_tiers_and_caches(price, usage, usd):
     "usage",
     [
         Usage(),
-        Usage(10, 20, 30, 5, brief_tokens=40),
+        Usage(10, 20, 30, 5, written_5m_tokens=40),
         Usage(None, 5, 5, None),
         Usage(10**9, 10**9, 10**9, 10**9),
     ],

@@ -159,6 +159,19 @@ class TestOpenAIRequest:
         ]  # fmt: skip
         assert mark.items() <= marked[0].items() and body["prompt_cache_options"] == {"mode": "explicit"}
 
+    def test_a_gateway_that_knows_no_such_marks_is_asked_without_them_from_then_on(self, llm_server):
+        llm_server.models["gpt-6-sol"] = Model("gpt-6-sol")
+        llm_server.say(Fail(400, "Unrecognized request argument supplied: prompt_cache_options"), Say("a"), Say("b"))
+        asked = model(llm_server, "openai", "gpt-6-sol")
+        assert [asked.complete(MESSAGES).text for _ in range(2)] == ["a", "b"]
+        assert ["prompt_cache" in str(request.body) for request in llm_server.asked] == [True, False, False]
+
+    def test_any_other_refusal_is_final(self, llm_server):
+        llm_server.models["gpt-6-sol"] = Model("gpt-6-sol")
+        llm_server.say(Fail(400, "No."), Say("a"))
+        with pytest.raises(AgentError, match="No"):
+            model(llm_server, "openai", "gpt-6-sol").complete(MESSAGES)
+
     def test_a_server_that_counts_nothing(self, llm_server):
         llm_server.say(Say("a", input=None))
         assert model(llm_server, "openai").complete(MESSAGES).usage == Usage()

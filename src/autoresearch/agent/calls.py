@@ -65,18 +65,26 @@ class Caller:
                 completion = self._model.complete(messages, until, room)
             except ModelUnavailable as error:
                 completion = Completion("", Usage(), "broken", str(error), error.retry_after)
-            seconds = time.monotonic() - start
-            broken = completion.ended == "broken"
-            self._desk.record(
-                Exchange(
-                    self.name, tuple(messages), completion.text, completion.usage, seconds,
-                    completion.reason or "the reply broke off" if broken else None,
-                )
-            )  # fmt: skip
-            if not broken:
+            except KeyboardInterrupt:  # the provider has counted the prompt, and says so to nobody
+                asked = self._at_least(messages)
+                self._note(messages, Completion("", asked, "broken", "interrupted"), time.monotonic() - start)
+                raise
+            self._note(messages, completion, time.monotonic() - start)
+            if completion.ended != "broken":
                 return completion
             self._wait(completion, max(wait, completion.retry_after or 0.0), until)
         raise AssertionError("the waits never end")
+
+    def _note(self, messages: Sequence[Message], completion: Completion, seconds: float) -> None:
+        error = (completion.reason or "the reply broke off") if completion.ended == "broken" else None
+        self._desk.record(Exchange(self.name, tuple(messages), completion.text, completion.usage, seconds, error))
+
+    def _at_least(self, messages: Sequence[Message]) -> Usage:
+        """What a call takes before its first word, estimated upward; nothing where no price is known."""
+        if (price := self._model.price) is None:
+            return Usage()
+        asked = Usage(input_tokens=_tokens(messages), output_tokens=0)
+        return replace(asked, usd=price.cost(asked))
 
     def _waits(self) -> Iterator[float]:
         wait = self._terms.longest_wait / 2**DOUBLINGS
@@ -100,7 +108,7 @@ class Caller:
         if self._terms.max_cost is None or (price := self._model.price) is None:
             return None
         spent = self._desk.spent()
-        prompt = sum(len(message.content.encode()) for message in messages) // _BYTES_PER_TOKEN
+        prompt = _tokens(messages)
         asked = Usage(input_tokens=prompt, cached_tokens=0, written_tokens=prompt, output_tokens=0)
         fixed = price.cost(asked)
         least = price.cost(replace(asked, output_tokens=LEAST_REPLY))
@@ -110,3 +118,8 @@ class Caller:
             )
         each = (least - fixed) / LEAST_REPLY
         return int((self._terms.max_cost - spent - fixed) / each) if each > 0 else None
+
+
+def _tokens(messages: Sequence[Message]) -> int:
+    """Of a prompt, estimated upward."""
+    return sum(len(message.content.encode(errors="replace")) for message in messages) // _BYTES_PER_TOKEN

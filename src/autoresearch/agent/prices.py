@@ -37,7 +37,7 @@ class ListPrice:
         """US dollars. LookupError if the table has no such model."""
         import genai_prices
 
-        total, cached, written, brief = _parts(usage)
+        total, cached, written, written_5m = _parts(usage)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a newer table may have units that the package does not know
             found = genai_prices.calc_price(
@@ -46,7 +46,7 @@ class ListPrice:
                     cache_read_tokens=cached,
                     cache_write_tokens=written,
                     # At Anthropic alone they are kept for an hour, at another price, unless it says otherwise.
-                    cache_write_1h_tokens=written - brief if self.provider == "anthropic" else 0,
+                    cache_write_1h_tokens=written - written_5m if self.provider == "anthropic" else 0,
                     output_tokens=usage.output_tokens or 0,
                 ),
                 self.model,
@@ -61,7 +61,7 @@ def _parts(usage: Usage) -> tuple[int, int, int, int]:
     total = usage.input_tokens or 0
     cached = min(usage.cached_tokens or 0, total)
     written = min(usage.written_tokens or 0, total - cached)
-    return total, cached, written, min(usage.brief_tokens or 0, written)
+    return total, cached, written, min(usage.written_5m_tokens or 0, written)
 
 
 def listed(provider: str, model: str, url: str | None = None) -> Price | None:

@@ -156,5 +156,5 @@ def _usage(told: object, before: Usage) -> Usage:
         cached_tokens=cached,
         written_tokens=written,
         output_tokens=latest(before.output_tokens, "output_tokens"),
-        brief_tokens=latest(before.brief_tokens, "cache_creation", "ephemeral_5m_input_tokens"),
+        written_5m_tokens=latest(before.written_5m_tokens, "cache_creation", "ephemeral_5m_input_tokens"),
     )

@@ -1,9 +1,10 @@
 """GPT, and any server that speaks Chat Completions, through the OpenAI SDK."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from autoresearch.agent.calls import Terms
 from autoresearch.agent.providers.model import ProviderModel
 from autoresearch.agent.providers.received import Received, count, dig, text
 from autoresearch.records import Message, Usage
@@ -26,7 +27,11 @@ class OpenAIModel(ProviderModel):
     default = "gpt-6.1-sol"
     keys = ("OPENAI_API_KEY",)
     base_url = "OPENAI_BASE_URL"
-    _longest = LONGEST_REPLY
+
+    def __init__(self, model: str, environ: Mapping[str, str], terms: Terms) -> None:
+        super().__init__(model, environ, terms)
+        self._longest = LONGEST_REPLY
+        self._marks = _marks_cache(model)
 
     async def _look(self, http: "httpx2.AsyncClient") -> None:
         await self._client(http).models.retrieve(self.model)
@@ -36,30 +41,35 @@ class OpenAIModel(ProviderModel):
     ) -> None:
         from openai import BadRequestError
 
-        most = None if room is None else min(room, self._longest)
         try:
-            stream = await self._ask(http, messages, most)
+            stream = await self._ask(http, messages, room)
         except BadRequestError as error:
-            told = _TOO_LONG.search(str(error))
-            if not told or most is None or int(told[1]) >= most:
+            if not self._learned(str(error), room):
                 raise
-            self._longest = int(told[1])  # only now it is known: no call tells what a model can
-            stream = await self._ask(http, messages, self._longest)
+            stream = await self._ask(http, messages, room)
         async with stream:
             async for chunk in stream:
                 _take(chunk, received)
 
+    def _learned(self, refusal: str, room: int | None) -> bool:
+        """Whether a refusal says what to leave out: no call tells what a model, or a gateway before it, can."""
+        longest, marks = self._longest, self._marks
+        if room is not None and (told := _TOO_LONG.search(refusal)):
+            self._longest = min(longest, int(told[1]))
+        if "prompt_cache" in refusal:
+            self._marks = False
+        return (self._longest, self._marks) != (longest, marks)
+
     async def _ask(
-        self, http: "httpx2.AsyncClient", messages: Sequence[Message], most: int | None
+        self, http: "httpx2.AsyncClient", messages: Sequence[Message], room: int | None
     ) -> "AsyncStream[ChatCompletionChunk]":
         from openai import omit
 
-        marks = _marks_cache(self.model)
         return await self._client(http).chat.completions.create(
             model=self.model,
-            messages=[_turn(message, marks) for message in messages],
-            max_completion_tokens=omit if most is None else most,
-            prompt_cache_options={"mode": "explicit"} if marks else omit,
+            messages=[_turn(message, self._marks) for message in messages],
+            max_completion_tokens=omit if room is None else min(room, self._longest),
+            prompt_cache_options={"mode": "explicit"} if self._marks else omit,
             stream=True,
             stream_options={"include_usage": True},
         )
