@@ -19,9 +19,9 @@ from autoresearch import knobs, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits
+from autoresearch.loop import Limits, Watchers
 from autoresearch.program import load
-from autoresearch.records import Experiment, Measurement, Progress, Trial
+from autoresearch.records import Measurement, Progress, Trial
 from autoresearch.settings import Device
 from autoresearch.workspace import Workspace
 
@@ -74,12 +74,6 @@ class ScriptedEngine:
         return Measurement(seed=trial.seed, outcome="scored", value=value, seconds={"total": 0.0}, harness="scripted")
 
 
-class Silent:
-    def stage(self, experiment: Experiment) -> None: ...
-
-    def progress(self, experiment: Experiment, progress: Progress) -> None: ...
-
-
 class Trap:
     """Kills its process, at once and for good, at the n-th point."""
 
@@ -115,8 +109,9 @@ def work(folder: Path) -> None:
     program = load(folder / "program.md")
     with lab.lock("night"):
         text = (folder / "program.md").read_text()
-        agent = lab.agent(f"replay:{folder / 'replies.jsonl'}", "night")
-        loop = lab.loop(program, text, "night", Silent(), agent)
+        watcher = Watchers()
+        agent = lab.agent(f"replay:{folder / 'replies.jsonl'}", "night", watcher)
+        loop = lab.loop(program, text, "night", watcher, agent)
         loop.until(Limits(experiments=len(EXPECTED)))
 
 
