@@ -1,6 +1,7 @@
 """A run on a real terminal: watched, resized, stopped with Ctrl-Z, and lost."""
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -22,18 +23,19 @@ from tests.conftest import CHEAP, COMMAND, DISCARDED, FAILED, TIMEOUT, Lab, repl
 from tests.test_cli import QUICK, stages, until
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
+SHELL = ("sh", "-c", 'set -m; "$@"; read _; fg', "sh")  # Enter brings back what Ctrl-Z stopped
 
 
 class Terminal:
-    """A pseudo-terminal with a command on it; what the command writes is kept."""
+    """A pseudo-terminal with a command on it, alone or below a shell; what the command writes is kept."""
 
-    def __init__(self, lab: Lab, arguments: tuple[object, ...], columns: int, rows: int) -> None:
+    def __init__(self, lab: Lab, arguments: tuple[object, ...], columns: int, rows: int, shell: bool) -> None:
         self.master, slave = pty.openpty()
         self.resize(columns, rows)
         environ = {**lab.environ(), "TERM": "xterm-256color"}
         del environ["COLUMNS"]  # which would hide the terminal's own size
         self.process = subprocess.Popen(
-            [str(COMMAND), *map(str, arguments)],
+            [*(SHELL if shell else ()), str(COMMAND), *map(str, arguments)],
             cwd=lab.root, env=environ, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that a lost terminal is felt
         )  # fmt: skip
@@ -74,14 +76,19 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(lab: Lab, *arguments: object, columns: int = 80, rows: int = 24) -> Iterator[Terminal]:
-    terminal = Terminal(lab, arguments, columns, rows)
+def on_terminal(
+    lab: Lab, *arguments: object, columns: int = 80, rows: int = 24, shell: bool = False
+) -> Iterator[Terminal]:
+    terminal = Terminal(lab, arguments, columns, rows, shell)
     try:
         yield terminal
     finally:
-        for number in (signal.SIGCONT, signal.SIGKILL):
+        groups = {terminal.process.pid}
+        with suppress(psutil.NoSuchProcess):
+            groups |= {child.pid for child in psutil.Process(terminal.process.pid).children() if shell}
+        for group, number in itertools.product(groups, (signal.SIGCONT, signal.SIGKILL)):
             with suppress(ProcessLookupError):
-                os.killpg(terminal.process.pid, number)
+                os.killpg(group, number)
         terminal.process.wait(10)
         with suppress(OSError):
             os.close(terminal.master)
@@ -115,7 +122,8 @@ def widest(text: str) -> int:
 def test_a_run_is_watched_stopped_resized_and_goes_on(ran: Lab, tmp_path: Path) -> None:
     slower = reply(setting("UNEMBEDDING_LR", 0.02, 0.0002), title="Slower \x1b[2J [red]yet")
     mind = Mind(tmp_path, DISCARDED, slower)
-    with on_terminal(ran, "run", *QUICK, "-n", 7, "-a", mind.spec, "--hours", 2, columns=100, rows=40) as run:
+    command = ("run", *QUICK, "-n", 7, "-a", mind.spec, "--hours", 2)
+    with on_terminal(ran, *command, columns=100, rows=40, shell=True) as run:
         run.shows("asking command:sh")
         run.shows("5 done, 2 kept")
         run.shows("left of 2h 00m")
@@ -128,12 +136,12 @@ def test_a_run_is_watched_stopped_resized_and_goes_on(ran: Lab, tmp_path: Path) 
             assert "(running, " in watch.text.rpartition("asking command:sh")[2]
 
         run.press(b"\x1a")  # Ctrl-Z
-        process = psutil.Process(run.process.pid)
+        (process,) = psutil.Process(run.process.pid).children()
         until(lambda: process.status() == psutil.STATUS_STOPPED, run.process)
-        assert run.raw.rstrip("\n").rindex("\x1b[?25h") > run.raw.rindex("\x1b[?25l")  # the shell has its cursor
+        until(lambda: run.raw.rfind("\x1b[?25h") > run.raw.rindex("\x1b[?25l"), run.process)  # the shell has its cursor
         run.resize(60, 20)
         seen = len(run.text)
-        run.process.send_signal(signal.SIGCONT)
+        run.press(b"\n")
         run.shows("── run quick", since=seen)
         after = len(run.text)
         mind.answers(1)
@@ -157,6 +165,21 @@ def test_a_run_is_watched_stopped_resized_and_goes_on(ran: Lab, tmp_path: Path) 
     assert "training loss" not in last and last.count("discarded") >= 3  # the table alone is left
     assert run.raw.rindex("\x1b[?25h") > run.raw.rindex("\x1b[?25l")
     assert stages(ran) == ["done"] * 7
+
+
+def test_ctrl_z_stops_nothing_that_nobody_could_continue(ran: Lab, tmp_path: Path) -> None:
+    """As below `ssh -t host autoresearch run`: there is no shell to say `fg` to."""
+    mind = Mind(tmp_path, CHEAP)
+    with on_terminal(ran, "run", *QUICK, "-n", 6, "-a", mind.spec) as run:
+        run.shows("asking command:sh")
+        for _ in range(2):
+            before = len(run.raw)
+            run.press(b"\x1a")
+            until(lambda before=before: "\x1b[?25h" in run.raw[before:], run.process)  # it was heard
+            run.shows("asking command:sh", since=len(run.text))
+        mind.answers(1)
+        assert run.ended() == 0
+    assert "stopped: 6 experiments are done" in run.text
 
 
 def test_a_lost_terminal_does_not_end_a_run(ran: Lab, tmp_path: Path) -> None:

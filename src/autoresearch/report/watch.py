@@ -117,7 +117,8 @@ class Panel:
     """A view that is drawn again twice a second below the lines that stay, until it is stopped and gone.
 
     Resizing breaks lines that are drawn already: the screen is cleared then, and the last lines said again. Ctrl-Z
-    takes the view away before the shell has the terminal, and `fg` brings it back.
+    takes the view away before the shell has the terminal, and `fg` brings it back; where no
+    shell could, the run goes on.
     """
 
     def __init__(self, console: Console, view: Callable[[], RenderableType]) -> None:
@@ -178,7 +179,10 @@ class Panel:
     def _suspend(self, *_: object) -> None:
         with self._lock:
             self._live.stop()
-            os.kill(os.getpid(), signal.SIGSTOP)  # it goes on here once it is continued
+            # As the terminal would have: unlike SIGSTOP, it stops no process that nobody could continue.
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)  # it goes on here once it is continued
+            signal.signal(signal.SIGTSTP, self._suspend)
             self._live = self._new()
             self._live.start()
 
