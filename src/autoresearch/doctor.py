@@ -11,14 +11,11 @@ from pathlib import Path
 
 from autoresearch import program as programs
 from autoresearch import provision, trial
-from autoresearch.agent.calls import Terms
-from autoresearch.agent.models import ReplayModel
-from autoresearch.agent.providers.model import ProviderModel
-from autoresearch.agent.select import AGENTS, default_agent, keys_set, make_model
+from autoresearch.agent.select import default_agent, keys_set, make_model
 from autoresearch.corpus import hub, sources, store
 from autoresearch.engine import occupancy
 from autoresearch.engine.device import describe_hardware, resolve_device
-from autoresearch.errors import CorpusError, Misuse, ModelUnavailable, UserError
+from autoresearch.errors import CorpusError, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import Finding, Program
 from autoresearch.settings import Device
@@ -219,15 +216,11 @@ def _agent(name: str, spec: str, environ: Mapping[str, str]) -> Finding:
 
 def _ready(spec: str, environ: Mapping[str, str]) -> str:
     """What the agent is; asks its server whether key and model are good."""
-    kind, _, rest = spec.partition(":")
     if spec == "search":
         return "search: no model, no key"
-    recorded = kind == "replay" and rest.strip()
-    model = ReplayModel(Path(rest)) if recorded else make_model(spec, environ, Terms(silence=_PATIENCE))
-    if model is None:
-        raise Misuse(f"There is no agent {spec!r}.", f"Choose {AGENTS}.")
+    model = make_model(spec, environ, _PATIENCE)
     model.check()
-    return model.describe() if isinstance(model, ProviderModel) else model.name
+    return model.describe()
 
 
 def _sandbox() -> Finding:

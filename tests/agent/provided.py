@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from autoresearch.agent.calls import Terms
+from autoresearch.agent.calls import SILENCE
 from autoresearch.agent.providers import PROVIDERS, make_provider
 from autoresearch.records import Message
 from tests.llm_server import Garbage, LLMServer
@@ -13,13 +13,13 @@ MODELS = {"anthropic": "claude-haiku-4-5", "openai": "gpt-5.1"}
 MESSAGES = (Message("system", "The rules.", 10), Message("user", "The file.\n\nWhat was tried.", 9))
 REPAIR = (*MESSAGES, Message("assistant", "An edit."), Message("user", "Again."))
 NOW = {"x-should-retry": "false"}  # what a server says to an SDK that would sleep and ask again
-SILENT = Terms(silence=1.0)
+SILENT = 1.0  # seconds
 
 both = pytest.mark.parametrize("provider", list(PROVIDERS))
 
 
-def model(server: LLMServer, provider: str, name: str | None = None, terms: Terms | None = None, **environ: str):
-    return make_provider(provider, name or MODELS[provider], server.environ() | environ, terms or Terms())
+def model(server: LLMServer, provider: str, name: str | None = None, silence: float = SILENCE, **environ: str):
+    return make_provider(provider, name or MODELS[provider], server.environ() | environ, silence)
 
 
 def stream(*events: object) -> Garbage:

@@ -17,6 +17,9 @@ class Script:
         self.asked: list[tuple[Message, ...]] = []
         self.bounds: list[tuple[float | None, int | None]] = []
 
+    def describe(self):
+        return self.name
+
     def check(self):
         pass
 

@@ -54,11 +54,19 @@ def test_the_server_may_ask_for_a_longer_wait_but_not_for_a_shorter_one():
 
 
 def test_a_broken_reply_is_charged_and_asked_for_again():
-    broken = Completion("half a re", Usage(input_tokens=9, usd=0.5), "broken", "The connection was cut.")
-    completion, _, desk, slept = asked(broken, "yes")
+    broken = Completion("half a re", Usage(input_tokens=50_000), "broken", "The connection was cut.")
+    completion, _, desk, slept = asked(broken, "yes", price=GivenPrice(10, 0, 0))
     assert completion.text == "yes" and len(slept) == 1
     assert (desk.exchanges[0].reply, desk.exchanges[0].error) == ("half a re", "The connection was cut.")
-    assert desk.spent() == 0.5
+    assert desk.exchanges[0].usage == Usage(input_tokens=50_000, usd=0.5)
+
+
+def test_dollars_are_those_of_the_price_given_or_else_of_the_list_or_else_not_known():
+    taken = Completion("a", Usage(input_tokens=1_000_000))
+    given = Terms(price=GivenPrice(3, 0, 0))
+    for price, terms, usd in [(None, None, None), (PRICE, None, 10), (None, given, 3), (PRICE, given, 3)]:
+        assert asked(taken, price=price, terms=terms)[2].exchanges[0].usage.usd == usd
+    assert asked(Completion("a", Usage()), price=PRICE)[2].exchanges[0].usage.usd is None
 
 
 @pytest.mark.parametrize("ended", ["whole", "cut", "refused"])
@@ -113,7 +121,7 @@ def test_the_worst_reply_that_there_is_room_for_stays_within_the_budget():
 
 
 def test_failed_calls_are_charged_too():
-    broken = Completion("half", Usage(usd=0.9), "broken", "Cut.")
+    broken = Completion("half", Usage(output_tokens=9_000), "broken", "Cut.")
     with pytest.raises(LimitReached):
         asked(broken, "never", price=PRICE, terms=Terms(max_cost=1.0))
 

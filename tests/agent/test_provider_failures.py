@@ -9,7 +9,6 @@ from email.utils import formatdate
 
 import pytest
 
-from autoresearch.agent.calls import Terms
 from autoresearch.agent.providers import watched
 from autoresearch.agent.providers.failures import retry_after
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
@@ -64,21 +63,21 @@ class TestFailure:
     )
     def test_a_stream_that_breaks_off_has_its_price(self, llm_server, provider, turn):
         llm_server.say(turn)
-        completion = model(llm_server, provider, terms=SILENT).complete(MESSAGES)
+        completion = model(llm_server, provider, silence=SILENT).complete(MESSAGES)
         assert completion.ended == "broken" and "some text".startswith(completion.text) and completion.text
         assert completion.reason and completion.reason.isprintable()
-        assert completion.usage.input_tokens >= 9 and completion.usage.output_tokens >= 1 and completion.usage.usd > 0
+        assert completion.usage.input_tokens >= 9 and completion.usage.output_tokens >= 1
 
     def test_a_stall_is_given_up(self, llm_server, provider):
         llm_server.say(Stall(60))
         with pytest.raises(ModelUnavailable, match=r"was silent for 1\.0s"):
-            model(llm_server, provider, terms=SILENT).complete(MESSAGES)
+            model(llm_server, provider, silence=SILENT).complete(MESSAGES)
         assert len(llm_server.asked) == 1
 
     def test_a_call_without_end_is_given_up(self, llm_server, provider, monkeypatch):
         monkeypatch.setattr(watched, "LONGEST_CALL", 1.5)
         llm_server.say(Say("abcdefgh", pace=0.5))
-        completion = model(llm_server, provider, terms=Terms(silence=60)).complete(MESSAGES)
+        completion = model(llm_server, provider, silence=60).complete(MESSAGES)
         assert completion.ended == "broken" and "not come to an end" in completion.reason
 
     def test_the_deadline_holds(self, llm_server, provider):
@@ -126,12 +125,11 @@ class TestFailure:
         llm_server.say(Stall(200, "some text"))
         code = f"""
             import os, signal
-            from autoresearch.agent.calls import Terms
             from autoresearch.agent.providers import make_provider
             from autoresearch.interrupts import listen
             from autoresearch.records import Message
             listen(signal.SIGINT)
-            make_provider({provider!r}, {MODELS[provider]!r}, os.environ, Terms()).complete([Message("user", "Hello?")])
+            make_provider({provider!r}, {MODELS[provider]!r}, os.environ, 60).complete([Message("user", "Hello?")])
         """
         process = subprocess.Popen(
             [sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines())],

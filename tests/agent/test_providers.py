@@ -2,8 +2,6 @@
 
 import pytest
 
-from autoresearch.agent.calls import Terms
-from autoresearch.agent.prices import GivenPrice
 from autoresearch.agent.providers import make_provider, received
 from autoresearch.agent.providers.received import without_thought
 from autoresearch.errors import AgentError, ModelUnavailable
@@ -17,23 +15,20 @@ from tests.llm_server import KEY, Fail, Garbage, Say, Stall
 
 @both
 class TestReply:
-    def test_text_usage_and_dollars(self, llm_server, provider):
+    def test_text_and_usage(self, llm_server, provider):
         llm_server.say(Say("Größer.\n", thinking="hm", input=10_000, cached=8_000, written=1_000, output=500))
         completion = model(llm_server, provider).complete(MESSAGES)
         usage = completion.usage
         assert (completion.text, completion.ended, completion.reason) == ("Größer.\n", "whole", None)
         assert (usage.input_tokens, usage.cached_tokens, usage.written_tokens) == (10_000, 8_000, 1_000)
         assert usage.output_tokens == 500
+
+    def test_its_price(self, llm_server, provider):
+        asked = model(llm_server, provider)
         # Per million: $1, $0.10, $2 and $5; $1.25, $0.125, $1.25 and $10.
         dollars = {"anthropic": 0.001 + 0.0008 + 0.002 + 0.0025, "openai": 0.0025 + 0.001 + 0.005}[provider]
-        assert usage.usd == pytest.approx(dollars)
-
-    def test_a_price_that_is_given_and_one_that_is_not_known(self, llm_server, provider):
-        llm_server.say(Say("a", input=1_000_000, output=10_000), Say("b"))
-        given = model(llm_server, provider, terms=Terms(price=GivenPrice(1, 2, 0)))
-        assert given.complete(MESSAGES).usage.usd == pytest.approx(1.02)
-        unknown = model(llm_server, provider, "nobody-knows-my-price")
-        assert unknown.price is None and unknown.complete(MESSAGES).usage.usd is None
+        assert asked.price.cost(Usage(10_000, 8_000, 1_000, 500)) == pytest.approx(dollars)
+        assert model(llm_server, provider, "nobody-knows-my-price").price is None
 
     @pytest.mark.parametrize(
         ("turn", "ended"), [(Say("half", stop="cut"), "cut"), (Say("a", stop="refused"), "refused"), (Say(""), "whole")]
@@ -57,14 +52,14 @@ class TestReply:
 
     def test_one_that_comes_slowly_is_waited_for(self, llm_server, provider):
         llm_server.say(Say("abcd" * 9, pace=0.4))
-        assert model(llm_server, provider, terms=Terms(silence=2.0)).complete(MESSAGES).text == "abcd" * 9
+        assert model(llm_server, provider, silence=2.0).complete(MESSAGES).text == "abcd" * 9
 
     def test_one_without_end_is_cut(self, llm_server, provider, monkeypatch):
         monkeypatch.setattr(received, "MAX_REPLY", 100)
         llm_server.say(Say("x" * 1000))
         completion = model(llm_server, provider).complete(MESSAGES)
         assert completion.ended == "cut" and 100 < len(completion.text) <= 1000
-        assert completion.usage.usd > 0
+        assert completion.usage.output_tokens >= 50
 
     def test_the_turns_of_a_repair(self, llm_server, provider):
         llm_server.say(Say("a"))
@@ -128,11 +123,13 @@ class TestAnthropicRequest:
         usage = {"input_tokens": 0, "cache_creation_input_tokens": 1_000_000, "output_tokens": 0}
         brief = {"ephemeral_5m_input_tokens": 1_000_000, "ephemeral_1h_input_tokens": 0}
         end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 0}}
-        dollars = []
+        usages = []
         for told in (usage, usage | {"cache_creation": brief}):
             llm_server.say(stream({"type": "message_start", "message": {"usage": told}}, end))
-            dollars.append(model(llm_server, "anthropic").complete(MESSAGES).usage.usd)
-        assert dollars == [pytest.approx(2.0), pytest.approx(1.25)]
+            usages.append(model(llm_server, "anthropic").complete(MESSAGES).usage)
+        assert [usage.written_5m_tokens for usage in usages] == [None, 1_000_000]
+        price = model(llm_server, "anthropic").price
+        assert [price.cost(usage) for usage in usages] == [pytest.approx(2.0), pytest.approx(1.25)]
 
 
 class TestOpenAIRequest:
@@ -230,7 +227,7 @@ class TestCheck:
     def test_no_answer(self, llm_server, provider, trouble):
         llm_server.trouble = trouble
         with pytest.raises(ModelUnavailable):
-            model(llm_server, provider, terms=SILENT).check()
+            model(llm_server, provider, silence=SILENT).check()
 
     @pytest.mark.parametrize("trouble", [Fail(403), Fail(404, "Not Found"), Fail(405), Garbage("[]")])
     def test_a_server_that_lists_nothing_is_taken_at_its_word(self, llm_server, provider, trouble):
@@ -246,14 +243,14 @@ class TestCheck:
 class TestKey:
     def test_none_has_a_remedy(self, provider):
         with pytest.raises(AgentError) as error:
-            make_provider(provider, None, {f"{provider.upper()}_API_KEY": " "}, Terms())
+            make_provider(provider, None, {f"{provider.upper()}_API_KEY": " "}, SILENT)
         assert "needs a key" in error.value.message and f"{provider.upper()}_BASE_URL" in error.value.remedy
 
     def test_it_is_looked_for_in_the_environment_given_and_nowhere_else(self, llm_server, provider, monkeypatch):
         for name, value in llm_server.environ().items():
             monkeypatch.setenv(name, value)
         with pytest.raises(AgentError, match="needs a key"):
-            make_provider(provider, None, {}, Terms())
+            make_provider(provider, None, {}, SILENT)
 
     def test_a_server_of_ones_own_needs_none(self, llm_server, provider):
         llm_server.key = "none"

@@ -10,6 +10,7 @@ import pytest
 from autoresearch.agent import make_agent
 from autoresearch.agent.calls import Terms
 from autoresearch.agent.prices import GivenPrice
+from autoresearch.agent.select import make_model
 from autoresearch.errors import AgentError, Misuse
 from tests.agent.briefs import baseline, brief, experiment
 from tests.agent.scripted import Desk
@@ -20,9 +21,17 @@ from tests.llm_server import Fail, Say
     "spec", ["", "tpe", "search:", "command", "command:", "replay: ", "robot", "anthropic:", "openai: "]
 )
 def test_an_unknown_agent_is_misuse_and_the_known_ones_are_named(spec):
-    with pytest.raises(Misuse) as error:
-        make_agent(spec, Desk(), {})
-    assert all(word in error.value.remedy for word in ("search", "anthropic:MODEL", "command:CMD"))
+    for make in (lambda: make_agent(spec, Desk(), {}), lambda: make_model(spec, {})):
+        with pytest.raises(Misuse) as error:
+            make()
+        assert all(word in error.value.remedy for word in ("search", "anthropic:MODEL", "command:CMD"))
+
+
+def test_every_model_says_what_it_is(tmp_path):
+    (tmp_path / "replies.jsonl").write_text("")
+    for spec in ("command:cat", f"replay:{tmp_path / 'replies.jsonl'}"):
+        assert make_model(spec, dict(os.environ)).describe() == spec
+    assert make_model("openai:gpt-5.1", {"OPENAI_API_KEY": "sk"}).describe().startswith("gpt-5.1 at OpenAI, $1.25 in")
 
 
 GOOD = "TITLE: t\n<<<<<<< SEARCH\nCONTEXT = 128\n=======\nCONTEXT = 64\n>>>>>>> REPLACE\n"

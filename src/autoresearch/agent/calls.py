@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from autoresearch.agent.models import ChatModel, Completion, Price
+from autoresearch.agent.models import ChatModel, Completion
+from autoresearch.agent.prices import Price
 from autoresearch.errors import DeadlinePassed, LimitReached, ModelUnavailable
 from autoresearch.records import Exchange, Message, Usage, Waiting
 
@@ -53,6 +54,7 @@ class Caller:
         self._model = model
         self._desk = desk
         self._terms = terms or Terms()
+        self._price = self._terms.price or model.price
         self._sleep = sleep
 
     def ask(self, messages: Sequence[Message], until: float | None = None) -> Completion:
@@ -77,14 +79,16 @@ class Caller:
 
     def _note(self, messages: Sequence[Message], completion: Completion, seconds: float) -> None:
         error = (completion.reason or "the reply broke off") if completion.ended == "broken" else None
-        self._desk.record(Exchange(self.name, tuple(messages), completion.text, completion.usage, seconds, error))
+        usage = self._priced(completion.usage)
+        self._desk.record(Exchange(self.name, tuple(messages), completion.text, usage, seconds, error))
+
+    def _priced(self, usage: Usage) -> Usage:
+        known = usage.input_tokens is not None or usage.output_tokens is not None
+        return replace(usage, usd=self._price.cost(usage) if self._price and known else None)
 
     def _at_least(self, messages: Sequence[Message]) -> Usage:
         """What a call takes before its first word, estimated upward; nothing where no price is known."""
-        if (price := self._model.price) is None:
-            return Usage()
-        asked = Usage(input_tokens=_tokens(messages), output_tokens=0)
-        return replace(asked, usd=price.cost(asked))
+        return Usage(input_tokens=_tokens(messages), output_tokens=0) if self._price else Usage()
 
     def _waits(self) -> Iterator[float]:
         wait = self._terms.longest_wait / 2**DOUBLINGS
@@ -105,7 +109,7 @@ class Caller:
 
     def _room(self, messages: Sequence[Message]) -> int | None:
         """Output tokens that the rest of the budget pays for, after the prompt; None: as many as there are."""
-        if self._terms.max_cost is None or (price := self._model.price) is None:
+        if self._terms.max_cost is None or (price := self._price) is None:
             return None
         spent = self._desk.spent()
         prompt = _tokens(messages)

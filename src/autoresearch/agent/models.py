@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from autoresearch.agent import process
+from autoresearch.agent.prices import GivenPrice, Price
 from autoresearch.agent.reply import MAX_REPLY, clean
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message, Usage
@@ -23,7 +24,7 @@ COMMAND_LIMIT = 1800.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered, what that cost, and how it ended.
+    """What a model answered, the tokens it took, and how it ended.
 
     `cut`: at the limit of its length; `refused`: the model declines; `broken`: the connection or the server failed
     after something was charged, for the reason given.
@@ -36,14 +37,6 @@ class Completion:
     retry_after: float | None = None  # seconds that the server asked to be left alone
 
 
-class Price(Protocol):
-    """What a model's tokens cost."""
-
-    def cost(self, usage: Usage) -> float:
-        """US dollars for a call that took these tokens."""
-        ...
-
-
 class ChatModel(Protocol):
     """Messages in, text and usage out: what every provider stands behind."""
 
@@ -51,7 +44,11 @@ class ChatModel(Protocol):
 
     @property
     def price(self) -> Price | None:
-        """None: not known."""
+        """What its tokens cost by the list; None: not known."""
+        ...
+
+    def describe(self) -> str:
+        """What it is, in a few words."""
         ...
 
     def check(self) -> None:
@@ -65,11 +62,6 @@ class ChatModel(Protocol):
         `until`: time.time() at which a reply comes too late (DeadlinePassed). `room`: output tokens it may take.
         """
         ...
-
-
-class _Free:
-    def cost(self, usage: Usage) -> float:
-        return 0.0
 
 
 class CommandModel:
@@ -95,6 +87,10 @@ class CommandModel:
         self.name = f"command:{command}"
         self._environ = dict(environ)
         self._limit = limit
+
+    def describe(self) -> str:
+        """Its name, which says all."""
+        return self.name
 
     def check(self) -> None:
         """Nothing more to know: that there is such a command was seen at once."""
@@ -125,27 +121,31 @@ class CommandModel:
 
 
 class ReplayModel:
-    """Replies from a JSONL file, one `{"reply": "..."}` a line, in order, the first `skip` of them used up already."""
+    """Replies from a JSONL file, one `{"reply": "..."}` a line, in order. AgentError if it cannot be read."""
 
-    price = _Free()
+    price = GivenPrice(0, 0, 0)
 
-    def __init__(self, path: Path, skip: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self.name = f"replay:{path}"
+        self.used = 0  # replies: the next one comes after these
         self._replies = _read_replies(path)
-        self._next = skip
+
+    def describe(self) -> str:
+        """Its name, which says all."""
+        return self.name
 
     def check(self) -> None:
         """It was read at once."""
 
     def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
         """The next reply. AgentError if there is none."""
-        if self._next >= len(self._replies):
+        if self.used >= len(self._replies):
             raise AgentError(
                 f"The recording {self.name.partition(':')[2]} has ended after {len(self._replies)} replies.",
                 "Add replies to it, or go on with another agent.",
             )
-        self._next += 1
-        return Completion(self._replies[self._next - 1], Usage())
+        self.used += 1
+        return Completion(self._replies[self.used - 1], Usage())
 
 
 def _read_replies(path: Path) -> list[str]:

@@ -1,14 +1,21 @@
 """What a model's tokens cost: from the table of genai-prices, or as the user says."""
 
 import math
-import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
-from autoresearch.agent.models import Price
 from autoresearch.errors import Misuse
 from autoresearch.records import Usage
 
 _MILLION = 1e6
+
+
+class Price(Protocol):
+    """What a model's tokens cost."""
+
+    def cost(self, usage: Usage) -> float:
+        """US dollars for a call that took these tokens."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +45,18 @@ class ListPrice:
         import genai_prices
 
         total, cached, written, written_5m = _parts(usage)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a newer table may have units that the package does not know
-            found = genai_prices.calc_price(
-                genai_prices.Usage(
-                    input_tokens=total,
-                    cache_read_tokens=cached,
-                    cache_write_tokens=written,
-                    # At Anthropic alone they are kept for an hour, at another price, unless it says otherwise.
-                    cache_write_1h_tokens=written - written_5m if self.provider == "anthropic" else 0,
-                    output_tokens=usage.output_tokens or 0,
-                ),
-                self.model,
-                provider_id=self.provider,
-            )
+        found = genai_prices.calc_price(
+            genai_prices.Usage(
+                input_tokens=total,
+                cache_read_tokens=cached,
+                cache_write_tokens=written,
+                # At Anthropic alone they are kept for an hour, at another price, unless it says otherwise.
+                cache_write_1h_tokens=written - written_5m if self.provider == "anthropic" else 0,
+                output_tokens=usage.output_tokens or 0,
+            ),
+            self.model,
+            provider_id=self.provider,
+        )
         return float(found.total_price)
 
 

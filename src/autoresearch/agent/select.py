@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from autoresearch.agent.calls import Caller, Desk, Terms
+from autoresearch.agent.calls import SILENCE, Caller, Desk, Terms
 from autoresearch.agent.llm import LLMAgent
 from autoresearch.agent.models import ChatModel, CommandModel, ReplayModel
 from autoresearch.agent.providers import PROVIDERS, make_provider
@@ -21,14 +21,14 @@ AGENTS = (
 class ReplayAgent:
     """Recorded replies; how many of them the run has used is read from its history."""
 
-    def __init__(self, path: Path, desk: Desk) -> None:
-        self.name = ReplayModel(path).name  # reads it, so that a bad recording is reported before the run begins
-        self._path = path
-        self._desk = desk
+    def __init__(self, model: ReplayModel, desk: Desk) -> None:
+        self.name = model.name
+        self._model = model
+        self._agent = LLMAgent(Caller(model, desk))
 
     def propose(self, brief: Brief) -> Proposal:
-        used = sum(experiment.replies for experiment in brief.history if experiment.number > 1)  # 1 is the baseline
-        return LLMAgent(Caller(ReplayModel(self._path, skip=used), self._desk)).propose(brief)
+        self._model.used = sum(experiment.replies for experiment in brief.history if experiment.number > 1)
+        return self._agent.propose(brief)
 
 
 def make_agent(
@@ -41,15 +41,12 @@ def make_agent(
     recording, its key or its model will not do.
     """
     terms = terms or Terms()
-    kind, _, rest = spec.partition(":")
     if spec == "search":
         return SearchAgent()
-    if kind == "replay" and rest.strip():
-        return ReplayAgent(Path(rest), desk)
-    model = make_model(spec, environ, terms)
-    if model is None:
-        raise Misuse(f"There is no agent {spec!r}.", f"Choose {AGENTS}.")
-    if terms.max_cost is not None and model.price is None:
+    model = make_model(spec, environ, terms.silence)
+    if isinstance(model, ReplayModel):
+        return ReplayAgent(model, desk)
+    if terms.max_cost is not None and (terms.price or model.price) is None:
         raise Misuse(
             f"--max-cost cannot be kept: what {model.name} costs is not known.",
             "Say it with --price IN,OUT in dollars per million tokens, or leave --max-cost out.",
@@ -59,14 +56,19 @@ def make_agent(
     return LLMAgent(Caller(model, desk, terms))
 
 
-def make_model(spec: str, environ: Mapping[str, str], terms: Terms) -> ChatModel | None:
-    """The chat model that `spec` names, if it names one. AgentError if it cannot be one on this machine."""
+def make_model(spec: str, environ: Mapping[str, str], silence: float = SILENCE) -> ChatModel:
+    """The chat model that `spec` names. Misuse if it names none; AgentError if it cannot be one on this machine.
+
+    `silence`: seconds without a sign of life after which a call to a server is given up.
+    """
     kind, _, rest = spec.partition(":")
     if kind == "command" and rest.strip():
         return CommandModel(rest, environ)
     if kind in PROVIDERS and (rest.strip() or spec == kind):
-        return make_provider(kind, rest.strip() or None, environ, terms)
-    return None
+        return make_provider(kind, rest.strip() or None, environ, silence)
+    if kind == "replay" and rest.strip():
+        return ReplayModel(Path(rest))
+    raise Misuse(f"There is no agent {spec!r}.", f"Choose {AGENTS}.")
 
 
 def keys_set(environ: Mapping[str, str]) -> dict[str, str]:

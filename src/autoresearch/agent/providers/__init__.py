@@ -6,7 +6,6 @@
 
 from collections.abc import Mapping
 
-from autoresearch.agent.calls import Terms
 from autoresearch.agent.providers.anthropic import AnthropicModel
 from autoresearch.agent.providers.model import ProviderModel
 from autoresearch.agent.providers.openai import OpenAIModel
@@ -14,7 +13,10 @@ from autoresearch.agent.providers.openai import OpenAIModel
 PROVIDERS: dict[str, type[ProviderModel]] = {"anthropic": AnthropicModel, "openai": OpenAIModel}
 
 
-def make_provider(provider: str, model: str | None, environ: Mapping[str, str], terms: Terms) -> ProviderModel:
-    """A provider's model; its default one if none is named. AgentError if its key or its base URL will not do."""
+def make_provider(provider: str, model: str | None, environ: Mapping[str, str], silence: float) -> ProviderModel:
+    """A provider's model; its default one if none is named. AgentError if its key or its base URL will not do.
+
+    `silence`: seconds without a sign of life after which a call is given up.
+    """
     kind = PROVIDERS[provider]
-    return kind(model or kind.default, environ, terms)
+    return kind(model or kind.default, environ, silence)

@@ -2,21 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 from autoresearch.agent import prices
-from autoresearch.agent.calls import Terms
-from autoresearch.agent.models import Completion, Price
+from autoresearch.agent.models import Completion
 from autoresearch.agent.providers import watched
 from autoresearch.agent.providers.failures import Server
 from autoresearch.agent.providers.received import Received, TooLong, without_thought
 from autoresearch.agent.providers.watched import OutOfTime
 from autoresearch.agent.reply import clean
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
-from autoresearch.records import Message, Usage
+from autoresearch.records import Message
 from autoresearch.units import format_duration
 
 if TYPE_CHECKING:
@@ -37,26 +35,21 @@ class ProviderModel(ABC):
     keys: ClassVar[tuple[str, ...]]  # variables that may hold the key; the first that does counts
     base_url: ClassVar[str]  # the variable
 
-    def __init__(self, model: str, environ: Mapping[str, str], terms: Terms) -> None:
+    def __init__(self, model: str, environ: Mapping[str, str], silence: float) -> None:
         self.model = model
         self.name = f"{self.provider}:{model}"
         self._environ = environ
-        self._silence = terms.silence
+        self._silence = silence  # seconds
         self._url = _url(self.base_url, environ)
         self._key_variable, self._key = self._find_key()
         name = f"The server at {_shown(self._url)}" if self._url else self.title
         self._server = Server(name, model, self._key, self._key_variable, self.base_url)
-        self._price = terms.price or prices.listed(self.provider, model, self._url)
-
-    @property
-    def price(self) -> Price | None:
-        """As the user says, or else the list price of the server's model, if it is known."""
-        return self._price
+        self.price = prices.listed(self.provider, model, self._url)
 
     def describe(self) -> str:
         """Model, server and price in a few words."""
         where = _shown(self._url) if self._url else self.title
-        return f"{self.model} at {where}, {prices.describe(self._price) if self._price else 'price not known'}"
+        return f"{self.model} at {where}, {prices.describe(self.price) if self.price else 'price not known'}"
 
     def check(self) -> None:
         """Look the model up. AgentError if the key is refused or the API has no such model; ModelUnavailable if
@@ -93,10 +86,9 @@ class ProviderModel(ABC):
         reply = without_thought(received.text)
         if received.ended is not None:
             reason = clean(received.reason, 200) if received.reason else None
-            return Completion(reply, self._priced(received.usage), received.ended, reason)
+            return Completion(reply, received.usage, received.ended, reason)
         if received.charged:
-            usage = self._priced(received.estimate(messages))
-            return Completion(reply, usage, "broken", str(problem), problem.retry_after)
+            return Completion(reply, received.estimate(messages), "broken", str(problem), problem.retry_after)
         raise problem
 
     @abstractmethod
@@ -141,10 +133,6 @@ class ProviderModel(ABC):
         if error.limit == "length":
             return f"{name} had not come to an end after {format_duration(watched.LONGEST_CALL)}."
         return f"{name} was silent for {format_duration(self._silence)}."
-
-    def _priced(self, usage: Usage) -> Usage:
-        known = usage.input_tokens is not None or usage.output_tokens is not None
-        return replace(usage, usd=self._price.cost(usage) if self._price and known else None)
 
 
 def _url(variable: str, environ: Mapping[str, str]) -> str | None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from autoresearch.agent.calls import Terms
 from autoresearch.agent.providers.model import ProviderModel
 from autoresearch.agent.providers.received import Received, count, dig, text
 from autoresearch.records import Message, Usage
@@ -28,8 +27,8 @@ class OpenAIModel(ProviderModel):
     keys = ("OPENAI_API_KEY",)
     base_url = "OPENAI_BASE_URL"
 
-    def __init__(self, model: str, environ: Mapping[str, str], terms: Terms) -> None:
-        super().__init__(model, environ, terms)
+    def __init__(self, model: str, environ: Mapping[str, str], silence: float) -> None:
+        super().__init__(model, environ, silence)
         self._longest = LONGEST_REPLY
         self._marks = _marks_cache(model)
 
