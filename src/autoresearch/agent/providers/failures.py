@@ -11,6 +11,7 @@ from autoresearch.agent.reply import clean
 from autoresearch.errors import AgentError, ModelUnavailable
 
 _LONGEST = 300  # characters of a server's own words
+LONGEST_REST = 6 * 3600.0  # seconds that a server may ask for: asked again then, whoever it is comes to no harm
 _TRANSIENT = {408, 409, 425, 429}
 _STATUS = {  # of errors within a stream, which have none of their own
     "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
@@ -64,14 +65,15 @@ class Server:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to leave the server alone, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
+    """Seconds to leave the server alone, from `retry-after-ms` or `Retry-After` (seconds or a date); six hours at
+    most."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         said = headers.get(name, "").strip()
-        if re.fullmatch(r"\d{1,9}(\.\d*)?", said):
-            return float(said) / unit
+        if re.fullmatch(r"[0-9]+(\.[0-9]*)?", said):
+            return min(float(said) / unit, LONGEST_REST)
     try:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, date.timestamp() - time.time())
+        return min(max(0.0, date.timestamp() - time.time()), LONGEST_REST)
     except (ValueError, OverflowError):
         return None
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from autoresearch import interrupts
 from autoresearch.agent.providers.failures import retry_after
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Limit = Literal["silence", "length", "deadline"]
 
 LONGEST_CALL = 1800.0  # seconds
@@ -57,10 +59,23 @@ def run(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence: float, un
 
 
 class _Lookups(ThreadPoolExecutor):
-    """Where names are looked up: a lookup that hangs is left to itself, since it cannot be ended."""
+    """Where names are looked up: a lookup that hangs is left to itself, since it cannot be ended.
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
+    An event loop takes nothing but a pool; but the interpreter waits at its exit for the threads of a pool, and not
+    for daemon threads of our own."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return future
 
 
 def _insist(task: "asyncio.Task[object]") -> None:
