@@ -128,6 +128,15 @@ def test_calls_are_charged_and_kept_whole(ledger: Ledger) -> None:
     assert saved["messages"][0]["content"] == "grüße\n\x1b" and saved["reply"] == "reply"
 
 
+def test_a_call_whose_words_find_no_room_is_charged_all_the_same(ledger: Ledger) -> None:
+    """And the run is stopped: the next one would find no room either."""
+    e = ledger.open_experiment("t")
+    (ledger.folder / "runs").write_text("a file where a folder should be")
+    with pytest.raises(LedgerError, match="cannot write the ledger"):
+        ledger.charge(e, Exchange("m", (Message("user", "p"),), "reply", Usage(usd=0.25), 1.5))
+    assert ledger.usage("t").usd == 0.25
+
+
 def test_it_is_there_when_opened_again_and_the_last_worked_on_comes_first(ledger: Ledger, tmp_path: Path) -> None:
     done = measured(ledger)
     ledger.start(Run(**{**{n: getattr(RUN, n) for n in RUN.__slots__}, "tag": "u", "created": 2.0}))

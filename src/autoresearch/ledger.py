@@ -106,7 +106,10 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise LedgerError(f"cannot write the ledger in {self.folder} ({error}).", "Is the disk full?") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> LedgerError:
+        return LedgerError(f"cannot write the ledger in {self.folder} ({error}).", "Is the disk full?")
 
     # ------------------------------------------------------------------------------------------ runs
 
@@ -327,7 +330,9 @@ class Ledger:
     # ------------------------------------------------------------------------------------------ model calls
 
     def charge(self, experiment: Experiment, exchange: Exchange) -> None:
-        """Record a model call, the whole exchange in a file beside the ledger, before its reply is used."""
+        """Record a model call before its reply is used, then the whole exchange in a file beside the ledger.
+
+        LedgerError if either cannot be written; what a call cost is known even if there is no room for its words."""
         usage = exchange.usage
         with self._write() as db:
             cursor = db.execute(
@@ -336,8 +341,11 @@ class Ledger:
                 (experiment.tag, experiment.number, time.time(), exchange.model, exchange.seconds, usage.input_tokens,
                  usage.cached_tokens, usage.written_tokens, usage.output_tokens, usage.usd, exchange.error),
             )  # fmt: skip
+        try:
             folder = self.folder_of(experiment.tag, experiment.number)
             (folder / f"call-{cursor.lastrowid}.json").write_bytes(_EXCHANGE.dump_json(exchange, indent=1))
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def usage(self, tag: str) -> Usage:
         """Totals over a run; a sum is None if no call reported that number."""
