@@ -207,6 +207,12 @@ def test_another_process_at_work_on_the_run_is_no_stop(ran: Lab, webhook: Webhoo
     assert second.code == 2 and webhook.notices == []
 
 
+@pytest.mark.parametrize("typed", [("--agent", "anthropc"), ("--price", "cheap")])
+def test_nobody_is_called_for_what_was_mistyped(ran: Lab, webhook: Webhook, typed: tuple[str, str]) -> None:
+    done = ran("run", *QUICK, "-n", 9, *typed, "--notify", webhook.url)
+    assert done.code == 2 and webhook.notices == []
+
+
 # ---------------------------------------------------------------------------------------------- what does not
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from autoresearch import addresses
-from autoresearch.errors import LedgerError, UserError
+from autoresearch.errors import LedgerError, Misuse, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Metric, Progress, Waiting
 from autoresearch.report.status import Best, Report, report
@@ -59,8 +59,11 @@ class Notice:
 
 
 class Notifier:
-    """Looks on at a run and posts what its people want to know. A context manager: left with an error, it tells of a
-    stop (but not of Ctrl-C, which somebody pressed), and waits a moment for what is still under way."""
+    """Looks on at a run and posts what its people want to know.
+
+    A context manager: left with an error, it tells of a stop, and waits a moment for what is still under way. Ctrl-C
+    was pressed, and Misuse was typed, by somebody who is there: neither is told.
+    """
 
     def __init__(self, urls: Sequence[str], ledger: Ledger, tag: str, say: Callable[[str], object]) -> None:
         """Misuse if one of them is no http(s) address. `say` shows a person a line; it is called from any thread."""
@@ -78,7 +81,7 @@ class Notifier:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, Misuse):
             why = (
                 str(error)
                 if isinstance(error, UserError)
