@@ -143,6 +143,7 @@ def test_a_run_is_watched_stopped_resized_and_goes_on(ran: Lab, tmp_path: Path) 
         seen = len(run.text)
         run.press(b"\n")
         run.shows("── run quick", since=seen)
+        run.shows("proposals by command:sh", since=seen)  # said again on the screen of another width
         after = len(run.text)
         mind.answers(1)
         run.shows("Learn the output slower", since=after)

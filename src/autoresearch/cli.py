@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import platformdirs
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from autoresearch import __version__, arguments
 from autoresearch.interrupts import listen
@@ -178,19 +175,20 @@ def run(
     lab = open_lab(Path.cwd(), _cache(), os.environ)
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
-    say = partial(_say, out)
-    notifier = Notifier(notify or (), lab.ledger, tag, say)
-    with lab.lock(tag), _interruptible(), notifier, ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost) as shown:
+    shown = ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost)
+    notifier = Notifier(notify or (), lab.ledger, tag, shown.say)
+    _be_interruptible()
+    with lab.lock(tag), notifier, shown:
         watcher = Watchers(shown, notifier)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
         loop = lab.loop(chosen, text, tag, watcher, asked, corpus)
-        say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
+        shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
-            say(f"note: {path} has edits that are not committed; a run starts from the commit")
+            shown.say(f"note: {path} has edits that are not committed; a run starts from the commit")
         why = loop.until(Limits(deadline, experiments))
         notifier.end(why)
-    say(f"stopped: {why}")
+    shown.say(f"stopped: {why}")
     put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
 
 
@@ -218,7 +216,8 @@ def try_(
     lab = open_lab(Path.cwd(), _cache(), os.environ)
     given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
-    with lab.lock(tag), _interruptible(), ConsoleWatcher(out, lab.ledger, tag) as watcher:
+    _be_interruptible()
+    with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
         tried = loop.once()
@@ -318,7 +317,8 @@ def replay(
     seconds = arguments.budget(budget) if budget else None
     out = Console(stderr=True, highlight=False) if as_json else console()
     shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
-    with lab.replaying(found.tag), _interruptible(), shown as watcher:
+    _be_interruptible()
+    with lab.replaying(found.tag), shown as watcher:
         replayer = lab.replayer(lab.run(found.tag), watcher)
         result = replayer.replay(found, seeds, arguments.changes(changes or []), seconds)
     if as_json:
@@ -374,17 +374,11 @@ def _program(path: Path) -> "tuple[Program, str]":
     return loaded, path.read_text(encoding="utf-8")
 
 
-def _say(out: Console, line: str) -> None:
-    out.print(Text(line, style="dim"), soft_wrap=True)
-
-
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
+def _be_interruptible() -> None:
     """SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
     listen(signal.SIGTERM)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    yield

@@ -126,6 +126,8 @@ def test_before_there_is_anything_to_show() -> None:
         text = "\n".join(shown(Facts(RUN, experiments, 10.0, Usage(), Calls()), None, 80, 24))
         assert "run tiny · 0 done, 0 kept" in text and "$" not in text
     assert "the baseline" in text
+    starting = LiveState(0, "starting", NOW - 3, NOW, NOW - 3)  # a process that takes a run up
+    assert shown(FACTS, starting, 80, 24)[1].split() == ["starting", "3.0s"]
 
 
 def test_a_replay_stands_against_what_was_recorded() -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Measurement, Point, Progress, Waiting
-from autoresearch.report.state import StateFile
+from autoresearch.report.state import StateFile, Tracker
 from autoresearch.report.watch import ConsoleWatcher, Panel, moving
 
 IDEA = Experiment(2, "t", "proposed", title="an idea [bold]\x1b[2J", expect=-0.5)
@@ -81,6 +81,15 @@ def test_other_processes_are_told_while_it_lasts(ledger: Ledger) -> None:
     with ConsoleWatcher(Console(file=io.StringIO()), ledger, "t", publish=False) as watcher:  # a replay's
         watcher.progress(IDEA, TRAINING)
         assert StateFile(ledger, "t").read(0) is None
+
+
+def test_what_a_killed_process_has_left_is_not_shown_for_the_next(ledger: Ledger) -> None:
+    killed = Tracker()
+    killed.stage(IDEA)
+    StateFile(ledger, "t").write(killed.state)
+    with ConsoleWatcher(Console(file=io.StringIO()), ledger, "t"):
+        state = StateFile(ledger, "t").read(0)
+        assert state and (state.number, state.phase) == (0, "starting")
 
 
 def test_other_processes_are_told_seldom_of_mere_progress(ledger: Ledger) -> None:

@@ -149,7 +149,7 @@ def _title(facts: Facts, experiment: Experiment | None, state: LiveState | None,
     doing = _doing(facts, state, now)
     number = state.number if state else experiment.number if experiment else 0
     title = _line(experiment.title if experiment else "")
-    if not title:
+    if not title and (number or not facts.experiments):
         title = f"asking {_line(facts.run.agent)}" if number > 1 else "the baseline"
     text = Text.assemble((f"#{number} " if number else "", "bold"), (title, "bold"))
     text.truncate(max(10, width - doing.cell_len - 2), overflow="ellipsis")

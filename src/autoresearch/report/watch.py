@@ -52,6 +52,7 @@ class ConsoleWatcher:
         self._announced = 0
 
     def __enter__(self) -> "ConsoleWatcher":
+        self._publish()  # in place of what a process that was killed has left
         if self._panel:
             self._panel.start()
         return self
@@ -61,6 +62,10 @@ class ConsoleWatcher:
             self._panel.stop()
         if self._file:
             self._file.remove()
+
+    def say(self, line: str) -> None:
+        """A line that stays, from whoever works beside the view; from any thread."""
+        self._say(Text(line, "dim"))
 
     def stage(self, experiment: Experiment) -> None:
         """A line once it has a title, and one with its verdict; on a terminal both once it is done."""
@@ -88,8 +93,7 @@ class ConsoleWatcher:
         self._look(experiment)
         self._publish()
         if waiting and not self._panel:
-            line = f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}"
-            self._say(Text(line, "dim"))
+            self.say(f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}")
 
     def _look(self, experiment: Experiment) -> None:
         """Something changed that the ledger knows of. All of it is read between two experiments."""
