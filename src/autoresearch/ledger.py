@@ -261,7 +261,7 @@ class Ledger:
 
     def tip(self, tag: str) -> Experiment | None:
         """The last kept experiment; None before the baseline has a score."""
-        kept = [e for e in self.experiments(tag) if e.status == "kept" and e.standing != "rolled_back"]
+        kept = [e for e in self.experiments(tag) if e.holds]
         return kept[-1] if kept else None
 
     def folder_of(self, tag: str, number: int) -> Path:

@@ -344,6 +344,11 @@ class Experiment:
     measurements: tuple[Measurement, ...] = ()  # the one that decides first, then replays
 
     @property
+    def holds(self) -> bool:
+        """Whether it was kept and not rolled back: the last of these is the tip."""
+        return self.status == "kept" and self.standing != "rolled_back"
+
+    @property
     def deciding(self) -> Measurement | None:
         """The measurement that the verdict rests on."""
         return self.measurements[0] if self.measurements else None

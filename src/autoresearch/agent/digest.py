@@ -37,8 +37,8 @@ def history(experiments: Sequence[Experiment], metric: Metric, train_tokens: int
     if not done:
         return "Nothing has been run yet."
     tips = _tips(done, metric)
-    kept = [e for e in done if _is_kept(e)]
-    others = [e for e in done if not _is_kept(e)]
+    kept = [e for e in done if e.holds]
+    others = [e for e in done if not e.holds]
     parts = [_standing(kept, metric, train_tokens)]
     if kept:
         parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
@@ -70,17 +70,13 @@ def clean_code(line: str) -> str:
     return line[: len(line) - len(line.lstrip(" "))][:40] + clean(line, MAX_LINE)
 
 
-def _is_kept(experiment: Experiment) -> bool:
-    return experiment.status == "kept" and experiment.standing != "rolled_back"
-
-
 def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]:
     """The value of the tip that each experiment was up against: that of its parent, the last kept before it."""
     tips: dict[int, float | None] = {}
     value: float | None = None
     for experiment in done:
         tips[experiment.number] = value
-        if _is_kept(experiment):
+        if experiment.holds:
             value = experiment.value
     return tips
 
@@ -158,7 +154,7 @@ def _hypothesis(experiment: Experiment) -> str:
 
 def _families(done: Sequence[Experiment]) -> str:
     tried = Counter(e.family for e in done if e.number > 1)
-    kept = Counter(e.family for e in done if e.number > 1 and _is_kept(e))
+    kept = Counter(e.family for e in done if e.number > 1 and e.holds)
     return ", ".join(f"{family} {count}/{kept[family]}" for family, count in tried.most_common())
 
 

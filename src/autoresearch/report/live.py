@@ -54,7 +54,7 @@ class Facts:
 
     def tip(self, before: int) -> Experiment | None:
         """The last one kept before that number."""
-        kept = (e for e in reversed(self.experiments) if e.status == "kept" and e.standing != "rolled_back")
+        kept = (e for e in reversed(self.experiments) if e.holds)
         return next((e for e in kept if e.number < before and e.value is not None), None)
 
     def moved_on(self, ledger: Ledger, experiment: Experiment) -> "Facts":

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from autoresearch import addresses
 from autoresearch.errors import LedgerError, Misuse, UserError
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Metric, Progress, Waiting
+from autoresearch.records import Experiment, Progress, Waiting
 from autoresearch.report.status import Best, Report, report
-from autoresearch.report.tables import first_line, value
+from autoresearch.report.tables import first_line, gain_over_parent, value
 
 Event = Literal["keep", "end", "stop"]
 
@@ -118,7 +118,7 @@ class Notifier:
         with suppress(LedgerError):  # then the news must do without: what is wrong with the ledger shows elsewhere
             if run := self._ledger.run(self._tag):
                 standing = report(self._ledger, run, alive=True)
-                gain = _gain(kept, self._ledger.experiments(self._tag), run.metric) if kept else None
+                gain = gain_over_parent(kept, self._ledger.experiments(self._tag), run.metric) if kept else None
         why = first_line(why)[:MAX_WHY] if why else None
         more = _verdict(kept, standing) if kept else " | ".join(filter(None, (why, _summary(standing))))
         notice = Notice(
@@ -199,12 +199,6 @@ class _Carrier(threading.Thread):
             self._said = True
             host = addresses.shown(self._url)
             self._say(f"note: {host} cannot be notified: {wrong}; this is said once, and the run goes on")
-
-
-def _gain(experiment: Experiment, experiments: Sequence[Experiment], metric: Metric) -> float | None:
-    before = {e.commit: e.value for e in experiments if e.number < experiment.number and e.status == "kept"}
-    old = before.get(experiment.parent)
-    return None if old is None or experiment.value is None else metric.gain(old, experiment.value)
 
 
 def _verdict(kept: Experiment, standing: Report | None) -> str:

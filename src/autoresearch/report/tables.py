@@ -49,8 +49,9 @@ def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
     table.add_column("title", overflow="fold")
     table.add_column("", overflow="fold", style="dim")
     for experiment in experiments:
+        gain = gain_over_parent(experiment, experiments, metric)
         table.add_row(
-            str(experiment.number), value(experiment.value), gain(experiment, experiments, metric),
+            str(experiment.number), value(experiment.value), "–" if gain is None else f"{gain:+.4f}",
             status_word(experiment.status), (experiment.commit or "–")[:7], Text(harmless(experiment.title)),
             Text(_remark(experiment)),
         )  # fmt: skip
@@ -66,13 +67,11 @@ def _remark(experiment: Experiment) -> str:
     return "" if plain and experiment.status in ("kept", "discarded") else reason
 
 
-def gain(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> str:
-    """Against the value of the experiment whose commit was the parent; a dash where there is none."""
+def gain_over_parent(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> float | None:
+    """Against the value of the experiment whose commit was the parent; None where there is none."""
     before = {e.commit: e.value for e in experiments if e.number < experiment.number and e.status == "kept"}
     old = before.get(experiment.parent)
-    if experiment.value is None or old is None:
-        return "–"
-    return f"{metric.gain(old, experiment.value):+.4f}"
+    return None if old is None or experiment.value is None else metric.gain(old, experiment.value)
 
 
 def tsv(experiments: Iterable[Experiment]) -> str:
