@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Engine
-from autoresearch.program import parse
+from autoresearch.program import program_of
 from autoresearch.records import Measurement, Metric, Program
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
@@ -94,7 +94,7 @@ def _check_measured(tag: str, baseline: Measurement | None, engine: Engine) -> N
 
 def _check(old: Run, new: Run) -> None:
     """Whether figures of a run taken up again would compare with those it has."""
-    before, now = (parse(run.program, run.program_text).settings for run in (old, new))
+    before, now = program_of(old).settings, program_of(new).settings
     keys = [key for key in Settings.model_fields if key not in _FREE | {"corpus"}]
     changed = next((key for key in keys if getattr(before, key) != getattr(now, key)), None)
     if changed:

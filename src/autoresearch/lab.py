@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from autoresearch import campaign, program, workspace
+from autoresearch import campaign, workspace
 from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
@@ -18,6 +18,7 @@ from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop, Watcher
+from autoresearch.program import program_of, shipped
 from autoresearch.records import CorpusView, Exchange, Program, Waiting
 from autoresearch.replay import Replayer
 from autoresearch.schema import Run
@@ -129,8 +130,8 @@ class Lab:
             raise CorpusError(
                 f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
             )
-        settings = program.parse(run.program, run.program_text).settings
-        engine = self.engine(f"{run.tag}~replay", settings.device)  # no tag has a ~: not what a run measures
+        device = program_of(run).settings.device
+        engine = self.engine(f"{run.tag}~replay", device)  # no tag has a ~: not what a run measures
         engine.reap()
         return Replayer(run, self.ledger, self.workspace, engine, self._views(prepared), watcher)
 
@@ -189,7 +190,7 @@ def create(folder: Path) -> None:
     """A new lab: a git repository with the file to train, and programs to start from."""
     core = files("autoresearch").joinpath("train_core.py").read_text(encoding="utf-8")
     lab = {"train_core.py": core, "README.md": _README, ".gitignore": "__pycache__/\n"}
-    for path in sorted(program.shipped().glob("*.md")):
+    for path in sorted(shipped().glob("*.md")):
         lab[f"programs/{path.name}"] = path.read_text(encoding="utf-8").replace(
             "edit: src/autoresearch/train_core.py", "edit: train_core.py"
         )

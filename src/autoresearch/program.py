@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from autoresearch.errors import Misuse
 from autoresearch.records import Program
+from autoresearch.schema import Run
 from autoresearch.settings import Settings
 
 _PACKAGE = Path(__file__).parent
@@ -61,6 +62,11 @@ def parse(name: str, text: str) -> Program:
     if len(settings.edit) != 1:
         raise Misuse(f"program {name}: edit names {len(settings.edit)} files.", "Name one: the file that is trained.")
     return Program(name, settings, post.content.strip(), hashlib.sha256(text.encode()).hexdigest())
+
+
+def program_of(run: Run) -> Program:
+    """The program of a run, as the run has recorded it."""
+    return parse(run.program, run.program_text)
 
 
 def describe_settings() -> str:

@@ -8,7 +8,7 @@ from autoresearch import decide, knobs, trial
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Engine, Watcher, seed_of
-from autoresearch.program import parse
+from autoresearch.program import program_of
 from autoresearch.records import CorpusView, Experiment, Measurement, Program, Replay
 from autoresearch.schema import Purpose, Run
 from autoresearch.workspace import Workspace
@@ -72,7 +72,7 @@ class Replayer:
         return self._compare(experiment, program, noted, tuple(measurements))
 
     def _program(self, budget: float | None) -> Program:
-        program = parse(self.run.program, self.run.program_text)
+        program = program_of(self.run)
         if budget is None:
             return program
         return replace(program, settings=program.settings.model_copy(update={"budget": budget}))

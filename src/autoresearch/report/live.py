@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from autoresearch.ledger import Ledger
-from autoresearch.program import parse
+from autoresearch.program import program_of
 from autoresearch.records import Experiment, Metric, Point, Usage
 from autoresearch.report.charts import Chart, Range, height_at, spanning
 from autoresearch.report.state import LiveState
@@ -70,7 +70,7 @@ def gather(ledger: Ledger, tag: str) -> Facts | None:
     run = ledger.run(tag)
     if run is None:
         return None
-    budget = parse(run.program, run.program_text).settings.budget
+    budget = program_of(run).settings.budget
     return Facts(run, tuple(ledger.experiments(tag)), budget, ledger.usage(tag), ledger.calls(tag))
 
 

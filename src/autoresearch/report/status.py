@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from autoresearch.decide import spread
 from autoresearch.ledger import Ledger
-from autoresearch.program import parse
+from autoresearch.program import program_of
 from autoresearch.records import Experiment, Status
 from autoresearch.schema import Run, Session
 
@@ -131,7 +131,7 @@ def _baseline(ledger: Ledger, run: Run, experiments: list[Experiment]) -> Baseli
     if not experiments or experiments[0].value is None:
         return None
     values = [m.value for m in experiments[0].measurements if m.value is not None]
-    prior = parse(run.program, run.program_text).settings.sigma
+    prior = program_of(run).settings.sigma
     return Baseline(experiments[0].value, spread(prior, ledger.repeats(run.tag)).sigma, len(values))
 
 
