@@ -68,17 +68,14 @@ class Watchers:
         self._watchers = watchers
 
     def stage(self, experiment: Experiment) -> None:
-        """Tell all."""
         for watcher in self._watchers:
             watcher.stage(experiment)
 
     def progress(self, experiment: Experiment, progress: Progress) -> None:
-        """Tell all."""
         for watcher in self._watchers:
             watcher.progress(experiment, progress)
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
-        """Tell all."""
         for watcher in self._watchers:
             watcher.waiting(experiment, waiting)
 
