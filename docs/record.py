@@ -1,6 +1,6 @@
-"""Record a command in a terminal: an SVG that moves, and one of its moments as an SVG that does not.
+"""Record a command in a terminal, as an SVG that moves.
 
-    cd lab; python ../docs/record.py -o ../docs -- autoresearch run --program programs/tiny.md --experiments 8
+    cd lab; python ../docs/record.py -o ../docs/live.svg -- autoresearch run --program programs/tiny.md --experiments 8
 
 Needs tmux, which runs the command on a screen of its own and says what that shows. In the picture every piece of text
 stands once, with the moments at which it is seen, so that minutes fit into some hundred kilobytes.
@@ -25,7 +25,7 @@ COLUMNS, ROWS = 96, 34
 EVERY = 1.0  # seconds between two looks
 SPEED = 8  # times faster than it was
 LAST = 5.0  # seconds that the end is seen
-STILL = 0.95  # how far the run is in what does not move
+STILL = 0.95  # how far the run is where nothing moves
 CELL = 12.2  # width of a character in the picture
 TMUX = ("tmux", "-L", "record", "-f", "/dev/null")
 PARTS = "\0".join(("{styles}", "{matrix}", "{chrome}", "{width} {height}", "{terminal_x},{terminal_y}"))
@@ -69,7 +69,7 @@ def pieces(screen: str) -> tuple[list[Piece], str, str, str]:
     return found, chrome, size, origin
 
 
-def drawn(looks: list[str], still: int = 0, seconds: float = 0.0) -> str:
+def drawn(looks: list[str], still: int, seconds: float) -> str:
     """The SVG. Each look but the last is seen equally long, `seconds` in all; where nothing moves, the look `still`."""
     frames = [pieces(look) for look in looks]
     _, chrome, size, origin = frames[0]
@@ -112,16 +112,15 @@ def _animation(moments: tuple[int, ...], all: int, seconds: float) -> str:
 
 
 def main() -> None:
-    """Record, and write live.svg and run.svg."""
+    """Record, and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--out", type=Path, default=Path(), help="folder for live.svg and run.svg")
+    parser.add_argument("-o", "--out", type=Path, default=Path("live.svg"), help="where it goes")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     looks = screens(given.command)
     different = [look for look, _ in itertools.groupby(looks)]
     still = int(STILL * len(different))
-    (given.out / "live.svg").write_text(drawn(different, still, len(different) * EVERY / SPEED))
-    (given.out / "run.svg").write_text(drawn([different[still]]))
+    given.out.write_text(drawn(different, still, len(different) * EVERY / SPEED))
 
 
 if __name__ == "__main__":
