@@ -11,7 +11,7 @@ class Script:
 
     name = "script"
 
-    def __init__(self, *replies: str | Completion | Exception, price=None):
+    def __init__(self, *replies: str | Completion | BaseException, price=None):
         self.replies = list(replies)
         self.price = price
         self.asked: list[tuple[Message, ...]] = []
@@ -27,7 +27,7 @@ class Script:
         self.asked.append(tuple(messages))
         self.bounds.append((until, room))
         reply = self.replies.pop(0)
-        if isinstance(reply, Exception):
+        if isinstance(reply, BaseException):
             raise reply
         return Completion(reply, Usage(input_tokens=10, output_tokens=2)) if isinstance(reply, str) else reply
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from autoresearch.agent.calls import LEAST_REPLY, Caller, Terms
-from autoresearch.agent.models import Completion
+from autoresearch.agent.models import Completion, Interrupted
 from autoresearch.agent.prices import GivenPrice
 from autoresearch.errors import AgentError, DeadlinePassed, LimitReached, ModelUnavailable
 from autoresearch.records import Message, Usage
@@ -126,19 +126,31 @@ def test_failed_calls_are_charged_too():
         asked(broken, "never", price=PRICE, terms=Terms(max_cost=1.0))
 
 
-def test_an_interrupted_call_is_charged_for_its_prompt():
-    class Interrupted(Script):
-        def complete(self, messages, until=None, room=None):
-            raise KeyboardInterrupt
+def test_an_interrupted_call_is_charged_for_what_had_come_and_else_not():
+    begun = Completion("half", Usage(), "broken", "interrupted", estimate=Usage(input_tokens=100_000))
+    for stop, spent in [(Interrupted(begun), [1.0]), (KeyboardInterrupt(), [])]:
+        desk = Desk()
+        with pytest.raises(KeyboardInterrupt):
+            Caller(Script(stop, price=PRICE), desk).ask(MESSAGES)
+        assert [exchange.usage.usd for exchange in desk.exchanges] == spent
+        assert [exchange.error for exchange in desk.exchanges] == ["interrupted"] * len(spent)
 
-    desk = Desk()
-    with pytest.raises(KeyboardInterrupt):
-        Caller(Interrupted(price=PRICE), desk).ask((Message("user", "x" * 2_000_000),))
-    (exchange,) = desk.exchanges
-    assert exchange.error == "interrupted" and desk.spent() == pytest.approx(10.0)
-    with pytest.raises(KeyboardInterrupt):
-        Caller(Interrupted(), desk).ask(MESSAGES)
-    assert desk.exchanges[1].usage == Usage()
+
+def test_what_is_not_counted_is_estimated_where_it_has_a_price():
+    silent = Completion("a", Usage(output_tokens=7), estimate=Usage(input_tokens=100_000, output_tokens=7))
+    (priced,) = asked(silent, price=GivenPrice(10, 0, 0))[2].exchanges
+    assert priced.usage == Usage(input_tokens=100_000, output_tokens=7, usd=1.0)
+    (unpriced,) = asked(silent)[2].exchanges
+    assert unpriced.usage == Usage(output_tokens=7)
+
+
+def test_a_reply_that_the_deadline_breaks_off_is_charged_and_the_reason_is_said():
+    late = Completion("half", Usage(output_tokens=9_000), "late", "the run's time is up before its model had answered")
+    model, desk = Script(late, price=PRICE), Desk()
+    with pytest.raises(DeadlinePassed) as error:
+        Caller(model, desk).ask(MESSAGES, until=time.time() + 1000)
+    assert error.value.message == desk.exchanges[0].error == late.reason
+    assert desk.spent() == pytest.approx(0.9) and desk.waits == []
 
 
 def test_without_a_budget_or_a_cost_there_is_no_bound():

@@ -164,6 +164,9 @@ class TestReplay:
         with pytest.raises(AgentError, match="ended after 2 replies"):
             model.complete(())
 
+    def test_half_a_character_is_none(self, tmp_path):
+        assert ReplayModel(self.recording(tmp_path, "a\ud800")).complete(()).text == "a\ufffd"
+
     def test_those_used_up_are_skipped(self, tmp_path):
         model = ReplayModel(self.recording(tmp_path, "one", "two"))
         model.used = 1

@@ -9,10 +9,13 @@ from email.utils import formatdate
 
 import pytest
 
+from autoresearch.agent.calls import Caller
 from autoresearch.agent.providers import watched
 from autoresearch.agent.providers.failures import retry_after
+from autoresearch.agent.providers.received import Received
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from tests.agent.provided import MESSAGES, MODELS, NOW, SILENT, both, model, stream
+from tests.agent.scripted import Desk
 from tests.llm_server import KEY, Cut, Fail, Garbage, Say, Stall
 
 
@@ -66,7 +69,7 @@ class TestFailure:
         completion = model(llm_server, provider, silence=SILENT).complete(MESSAGES)
         assert completion.ended == "broken" and "some text".startswith(completion.text) and completion.text
         assert completion.reason and completion.reason.isprintable()
-        assert completion.usage.input_tokens >= 9 and completion.usage.output_tokens >= 1
+        assert completion.estimate.input_tokens >= 9 and completion.estimate.output_tokens >= len(completion.text) / 2
 
     def test_a_stall_is_given_up(self, llm_server, provider):
         llm_server.say(Stall(60))
@@ -87,7 +90,46 @@ class TestFailure:
         with pytest.raises(DeadlinePassed):
             asked.complete(MESSAGES, until=time.time() + 1)
         completion = asked.complete(MESSAGES, until=time.time() + 2)
-        assert (completion.ended, completion.reason) == ("broken", "The run's time is up.")
+        assert (completion.ended, completion.reason) == ("late", "the run's time is up before its model had answered")
+
+    @pytest.mark.parametrize("silence", [SILENT, 60.0])
+    def test_a_stream_that_was_opened_is_charged_before_its_first_word(self, llm_server, provider, silence):
+        """A model may think for minutes without a sign of it."""
+        asked = model(llm_server, provider, silence=silence)
+        asked.check()
+        llm_server.say(Say("a", pace=60))
+        completion = asked.complete(MESSAGES, until=time.time() + 4)
+        assert (completion.text, completion.ended) == ("", "broken" if silence == SILENT else "late")
+        assert completion.estimate.input_tokens >= sum(len(message.content) for message in MESSAGES) // 2
+
+    def test_what_an_interrupted_reply_took_is_noted(self, llm_server, provider, monkeypatch):
+        say = Received.say
+
+        def press(self, text):
+            say(self, text)
+            if text:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(Received, "say", press)
+        llm_server.say(Stall(60, "some text"))
+        desk = Desk()
+        with pytest.raises(KeyboardInterrupt):
+            Caller(model(llm_server, provider), desk).ask(MESSAGES)
+        (exchange,) = desk.exchanges
+        assert "some text".startswith(exchange.reply) and exchange.reply and exchange.error == "interrupted"
+        assert exchange.usage.input_tokens >= 9 and exchange.usage.output_tokens >= 1 and exchange.usage.usd > 0
+
+    def test_an_interrupted_call_that_was_not_taken_up_is_not(self, llm_server, provider, monkeypatch):
+        asked, desk = model(llm_server, provider), Desk()
+        asked.check()
+        answer = llm_server.answer
+        monkeypatch.setattr(
+            llm_server, "answer", lambda request: (os.kill(os.getpid(), signal.SIGINT), answer(request))[1]
+        )
+        llm_server.say(Stall(60))
+        with pytest.raises(KeyboardInterrupt):
+            Caller(asked, desk).ask(MESSAGES)
+        assert desk.exchanges == []
 
     def test_a_server_that_is_down(self, llm_server, provider):
         llm_server.down()
@@ -116,10 +158,18 @@ class TestFailure:
         ],
     )  # fmt: skip
     def test_nonsense_is_unavailable(self, llm_server, provider, turn):
+        """And charged if it came as a stream, whatever was in it."""
         llm_server.say(turn)
-        with pytest.raises(ModelUnavailable) as error:
-            model(llm_server, provider).complete(MESSAGES)
-        assert str(error.value).isprintable() and len(str(error.value)) < 600
+        desk, reasons = Desk(), []
+
+        def give_up(seconds):
+            reasons.append(desk.waits[-1].reason)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Caller(model(llm_server, provider), desk, sleep=give_up).ask(MESSAGES)
+        assert reasons[0].isprintable() and len(reasons[0]) < 600
+        assert bool(desk.spent()) == (turn.type == "text/event-stream")
 
     def test_ctrl_c_ends_it_at_once(self, llm_server, provider):
         llm_server.say(Stall(200, "some text"))
@@ -143,7 +193,7 @@ class TestFailure:
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert process.returncode != 0 and errors.rstrip().endswith("KeyboardInterrupt")
+        assert process.returncode != 0 and errors.rstrip().endswith(("KeyboardInterrupt", "Interrupted"))
         assert KEY not in errors
 
 

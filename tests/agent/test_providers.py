@@ -3,7 +3,7 @@
 import pytest
 
 from autoresearch.agent.providers import make_provider, received
-from autoresearch.agent.providers.received import without_thought
+from autoresearch.agent.providers.openai import without_thought
 from autoresearch.errors import AgentError, ModelUnavailable
 from autoresearch.records import Usage
 from tests.agent.provided import MESSAGES, MODELS, NOW, REPAIR, SILENT, both, model, piece, stream
@@ -39,6 +39,32 @@ class TestReply:
         assert (completion.text, completion.ended) == (turn.text, ended)
         assert completion.usage.output_tokens == 100
 
+    def test_what_is_counted_is_not_estimated(self, llm_server, provider):
+        llm_server.say(Say("x" * 1000, input=7, output=5))
+        completion = model(llm_server, provider).complete(MESSAGES)
+        assert completion.estimate == completion.usage
+        assert (completion.usage.input_tokens, completion.usage.output_tokens) == (7, 5)
+
+    def test_half_a_character_is_none(self, llm_server, provider):
+        """JSON may hold it, and no file; nor is it one in two pieces."""
+        deltas = [{"type": "content_block_delta", "delta": {"text": text}} for text in ("a\ud83d", "\ude00b\ud800")]
+        ends = [{"type": "message_delta", "delta": {"stop_reason": "end_turn"}}]
+        if provider == "openai":
+            deltas, ends = [piece(content="a\ud83d"), piece(content="\ude00b\ud800")], [piece("stop")]
+        llm_server.say(stream(*deltas, *ends))
+        assert model(llm_server, provider).complete(MESSAGES).text == "a\N{GRINNING FACE}b\ufffd"
+
+    def test_nor_is_it_in_a_refusal(self, llm_server, provider):
+        details = {"stop_reason": "refusal", "stop_details": {"explanation": "No\ud800."}}
+        refusal = {"type": "message_delta", "delta": details}
+        llm_server.say(stream(refusal if provider == "anthropic" else piece("stop", refusal="No\ud800.")))
+        assert model(llm_server, provider).complete(MESSAGES).reason == "No."
+
+    def test_only_local_servers_leave_thinking_in_a_reply(self, llm_server, provider):
+        llm_server.say(Say("<think>hm</think>TITLE: t"))
+        text = model(llm_server, provider).complete(MESSAGES).text
+        assert text == {"anthropic": "<think>hm</think>TITLE: t", "openai": "TITLE: t"}[provider]
+
     def test_a_refusal_has_its_reason(self, llm_server, provider):
         llm_server.say(Say("", stop="refused"))
         completion = model(llm_server, provider).complete(MESSAGES)
@@ -59,7 +85,7 @@ class TestReply:
         llm_server.say(Say("x" * 1000))
         completion = model(llm_server, provider).complete(MESSAGES)
         assert completion.ended == "cut" and 100 < len(completion.text) <= 1000
-        assert completion.usage.output_tokens >= 50
+        assert completion.estimate.output_tokens >= 50
 
     def test_the_turns_of_a_repair(self, llm_server, provider):
         llm_server.say(Say("a"))
@@ -171,7 +197,9 @@ class TestOpenAIRequest:
 
     def test_a_server_that_counts_nothing(self, llm_server):
         llm_server.say(Say("a", input=None))
-        assert model(llm_server, "openai").complete(MESSAGES).usage == Usage()
+        completion = model(llm_server, "openai").complete(MESSAGES)
+        asked = sum(len(message.content) for message in MESSAGES) // 2  # half a token a character: upward
+        assert (completion.usage, completion.estimate) == (Usage(), Usage(input_tokens=asked, output_tokens=1))
 
     @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
     def test_reasoning_is_not_the_reply(self, llm_server, field):

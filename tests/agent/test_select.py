@@ -66,6 +66,22 @@ class TestProviders:
         make_agent(spec, Desk(), llm_server.environ(), Terms(max_cost=1.0, price=GivenPrice(1, 1, 1)))
 
 
+@pytest.mark.parametrize("max_cost", [None, 5.0])
+def test_a_price_is_no_use_to_who_counts_no_tokens(tmp_path, max_cost):
+    (tmp_path / "replies.jsonl").write_text("")
+    for spec in ("command:cat", "search", f"replay:{tmp_path / 'replies.jsonl'}"):
+        with pytest.raises(Misuse, match="--price is of no use to") as error:
+            make_agent(spec, Desk(), dict(os.environ), Terms(max_cost, GivenPrice(1, 1, 1)))
+        assert error.value.remedy == "Leave it out."
+
+
+def test_a_bound_on_dollars_cannot_be_kept_with_a_command(tmp_path):
+    with pytest.raises(Misuse, match="--max-cost cannot be kept") as error:
+        make_agent("command:cat", Desk(), dict(os.environ), Terms(max_cost=5.0))
+    assert "--price" not in error.value.remedy and "counts no tokens" in error.value.remedy
+    make_agent("search", Desk(), {}, Terms(max_cost=5.0))
+
+
 def test_a_missing_recording_is_reported_before_the_run(tmp_path):
     with pytest.raises(AgentError, match="cannot be read"):
         make_agent(f"replay:{tmp_path / 'missing'}", Desk(), {})
@@ -96,7 +112,8 @@ def test_a_replay_goes_on_where_the_history_ends(tmp_path):
     for _ in range(3):
         proposal = make_agent(f"replay:{path}", Desk(), {}).propose(brief(history))  # anew, as after a restart
         titles.append((proposal.title, proposal.replies))
-        history.append(experiment(len(history) + 1, "discarded", 2.1, replies=proposal.replies))
+        history.append(experiment(len(history) + 1, "discarded", 2.1, replies=proposal.replies, agent=f"replay:{path}"))
+        history.append(experiment(len(history) + 1, "discarded", 2.1, replies=3, agent="search"))  # no reply of these
     assert titles == [("depth 5", 1), ("depth 6", 2), ("depth 7", 1)]
     with pytest.raises(AgentError, match="has ended after 4"):
         make_agent(f"replay:{path}", Desk(), {}).propose(brief(history))

@@ -5,11 +5,11 @@ wait before the next call doubles from about a second up to `longest`, unless th
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from autoresearch.agent.models import ChatModel, Completion
+from autoresearch.agent.models import ChatModel, Completion, Interrupted, estimate_tokens
 from autoresearch.agent.prices import Price
 from autoresearch.errors import DeadlinePassed, LimitReached, ModelUnavailable
 from autoresearch.records import Exchange, Message, Usage, Waiting
@@ -18,7 +18,6 @@ LONGEST_WAIT = 600.0  # seconds
 SILENCE = 600.0  # seconds
 DOUBLINGS = 9  # from the first wait to the longest
 LEAST_REPLY = 4_000  # tokens: with less room than this a reply would be cut off, and its price wasted
-_BYTES_PER_TOKEN = 2  # fewer than any text has, so that a prompt's price is not underestimated
 
 
 class Desk(Protocol):
@@ -58,43 +57,44 @@ class Caller:
         self._sleep = sleep
 
     def ask(self, messages: Sequence[Message], until: float | None = None) -> Completion:
-        """The model's answer, whole or cut or refused; never a broken one. `until`: time.time() at which it is too
-        late. AgentError if asking again cannot help."""
-        for wait in self._waits():
-            room = self._room(messages)
-            start = time.monotonic()
-            try:
-                completion = self._model.complete(messages, until, room)
-            except ModelUnavailable as error:
-                completion = Completion("", Usage(), "broken", str(error), error.retry_after)
-            except KeyboardInterrupt:  # the provider has counted the prompt, and says so to nobody
-                asked = self._at_least(messages)
-                self._note(messages, Completion("", asked, "broken", "interrupted"), time.monotonic() - start)
-                raise
-            self._note(messages, completion, time.monotonic() - start)
+        """The model's answer: whole, cut or refused. `until`: time.time() at which it is too late. AgentError if asking
+        again cannot help."""
+        wait = self._terms.longest_wait / 2**DOUBLINGS
+        while True:
+            completion = self._call(messages, until)
+            if completion.ended == "late":
+                raise DeadlinePassed(completion.reason or "the run's time is up")
             if completion.ended != "broken":
                 return completion
             self._wait(completion, max(wait, completion.retry_after or 0.0), until)
-        raise AssertionError("the waits never end")
+            wait = min(2 * wait, self._terms.longest_wait)
+
+    def _call(self, messages: Sequence[Message], until: float | None) -> Completion:
+        room = self._room(messages)
+        start = time.monotonic()
+        try:
+            completion = self._model.complete(messages, until, room)
+        except ModelUnavailable as error:
+            completion = Completion("", Usage(), "broken", str(error), error.retry_after)
+        except Interrupted as interrupted:
+            self._note(messages, interrupted.completion, time.monotonic() - start)
+            raise
+        self._note(messages, completion, time.monotonic() - start)
+        return completion
 
     def _note(self, messages: Sequence[Message], completion: Completion, seconds: float) -> None:
-        error = (completion.reason or "the reply broke off") if completion.ended == "broken" else None
-        usage = self._priced(completion.usage)
+        failed = completion.ended in ("broken", "late")
+        error = (completion.reason or "the reply broke off") if failed else None
+        usage = self._priced(completion)
         self._desk.record(Exchange(self.name, tuple(messages), completion.text, usage, seconds, error))
 
-    def _priced(self, usage: Usage) -> Usage:
+    def _priced(self, completion: Completion) -> Usage:
+        """What is charged. Without a price an estimate would serve nobody: what is not counted stays unknown."""
+        if self._price is None:
+            return completion.usage
+        usage = completion.estimate or completion.usage
         known = usage.input_tokens is not None or usage.output_tokens is not None
-        return replace(usage, usd=self._price.cost(usage) if self._price and known else None)
-
-    def _at_least(self, messages: Sequence[Message]) -> Usage:
-        """What a call takes before its first word, estimated upward; nothing where no price is known."""
-        return Usage(input_tokens=_tokens(messages), output_tokens=0) if self._price else Usage()
-
-    def _waits(self) -> Iterator[float]:
-        wait = self._terms.longest_wait / 2**DOUBLINGS
-        while True:
-            yield wait
-            wait = min(2 * wait, self._terms.longest_wait)
+        return replace(usage, usd=self._price.cost(usage)) if known else usage
 
     def _wait(self, broken: Completion, seconds: float, until: float | None) -> None:
         reason = broken.reason or "The reply broke off."
@@ -112,7 +112,7 @@ class Caller:
         if self._terms.max_cost is None or (price := self._price) is None:
             return None
         spent = self._desk.spent()
-        prompt = _tokens(messages)
+        prompt = estimate_tokens(messages)
         asked = Usage(input_tokens=prompt, cached_tokens=0, written_tokens=prompt, output_tokens=0)
         fixed = price.cost(asked)
         least = price.cost(replace(asked, output_tokens=LEAST_REPLY))
@@ -122,8 +122,3 @@ class Caller:
             )
         each = (least - fixed) / LEAST_REPLY
         return int((self._terms.max_cost - spent - fixed) / each) if each > 0 else None
-
-
-def _tokens(messages: Sequence[Message]) -> int:
-    """Of a prompt, estimated upward."""
-    return sum(len(message.content.encode(errors="replace")) for message in messages) // _BYTES_PER_TOKEN

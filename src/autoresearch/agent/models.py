@@ -14,12 +14,16 @@ from typing import Literal, Protocol
 
 from autoresearch.agent import process
 from autoresearch.agent.prices import GivenPrice, Price
-from autoresearch.agent.reply import MAX_REPLY, clean
+from autoresearch.agent.reply import MAX_REPLY, clean, well_formed
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message, Usage
 from autoresearch.units import format_duration
 
 COMMAND_LIMIT = 1800.0  # seconds
+BYTES_PER_TOKEN = 2  # fewer than any text has: what nobody has counted is not underestimated
+
+
+Ended = Literal["whole", "cut", "refused", "broken", "late"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +31,23 @@ class Completion:
     """What a model answered, the tokens it took, and how it ended.
 
     `cut`: at the limit of its length; `refused`: the model declines; `broken`: the connection or the server failed
-    after something was charged, for the reason given.
+    after something was charged, for the reason given; `late`: the same, since the time was up.
     """
 
     text: str
-    usage: Usage
-    ended: Literal["whole", "cut", "refused", "broken"] = "whole"
+    usage: Usage  # as the model counts it
+    ended: Ended = "whole"
     reason: str | None = None
     retry_after: float | None = None  # seconds that the server asked to be left alone
+    estimate: Usage | None = None  # `usage`, what nobody has counted of it estimated upward; None: it cannot be
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a reply: what had come of it has been charged."""
+
+    def __init__(self, completion: Completion) -> None:
+        super().__init__()
+        self.completion = completion
 
 
 class ChatModel(Protocol):
@@ -58,6 +71,7 @@ class ChatModel(Protocol):
 
     def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
         """The model's reply. ModelUnavailable if asking again may help; another AgentError ends the run.
+        Interrupted on Ctrl-C if something was charged by then.
 
         `until`: time.time() at which a reply comes too late (DeadlinePassed). `room`: output tokens it may take.
         """
@@ -167,8 +181,13 @@ def _read_replies(path: Path) -> list[str]:
             raise AgentError(
                 f"Line {number} of the recording {path} is not a reply.", 'Write {"reply": "..."}, one a line.'
             )
-        replies.append(reply[:MAX_REPLY])
+        replies.append(well_formed(reply)[:MAX_REPLY])
     return replies
+
+
+def estimate_tokens(messages: Sequence[Message]) -> int:
+    """Of a prompt, estimated upward."""
+    return sum(len(message.content.encode(errors="replace")) for message in messages) // BYTES_PER_TOKEN
 
 
 def as_document(messages: Sequence[Message]) -> str:

@@ -64,6 +64,11 @@ def clean(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def well_formed(text: str) -> str:
+    """Text that can be written as UTF-8: JSON may hold half a character, which no file can."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 # ------------------------------------------------------------------------------------------------ the header
 
 

@@ -27,7 +27,7 @@ class ReplayAgent:
         self._agent = LLMAgent(Caller(model, desk))
 
     def propose(self, brief: Brief) -> Proposal:
-        self._model.used = sum(experiment.replies for experiment in brief.history if experiment.number > 1)
+        self._model.used = sum(experiment.replies for experiment in brief.history if experiment.agent == self.name)
         return self._agent.propose(brief)
 
 
@@ -37,23 +37,33 @@ def make_agent(
     """The agent named by `spec`. Stateless between calls: all it knows comes with the brief, so a run can resume
     anywhere. `environ` is what a command's process gets, and where keys and base URLs are looked for.
 
-    Misuse if there is no such agent, or its price is not known and `terms` bound it; AgentError if its command, its
+    Misuse if there is no such agent, or `terms` cannot be kept with it; AgentError if its command, its
     recording, its key or its model will not do.
     """
     terms = terms or Terms()
-    if spec == "search":
+    model = None if spec == "search" else make_model(spec, environ, terms.silence)
+    _check(terms, spec, model)
+    if model is None:
         return SearchAgent()
-    model = make_model(spec, environ, terms.silence)
     if isinstance(model, ReplayModel):
         return ReplayAgent(model, desk)
-    if terms.max_cost is not None and (terms.price or model.price) is None:
-        raise Misuse(
-            f"--max-cost cannot be kept: what {model.name} costs is not known.",
-            "Say it with --price IN,OUT in dollars per million tokens, or leave --max-cost out.",
-        )
     with suppress(ModelUnavailable):  # it will be asked again when it is needed
         model.check()
     return LLMAgent(Caller(model, desk, terms))
+
+
+def _check(terms: Terms, spec: str, model: ChatModel | None) -> None:
+    """Misuse if a price is given and no use, or not known and needed."""
+    counted = spec.partition(":")[0] in PROVIDERS
+    if terms.price is not None and not counted:
+        raise Misuse(f"--price is of no use to {spec}, which counts no tokens.", "Leave it out.")
+    if terms.max_cost is not None and model is not None and (terms.price or model.price) is None:
+        raise Misuse(
+            f"--max-cost cannot be kept: what {model.name} costs is not known.",
+            "Say it with --price IN,OUT in dollars per million tokens, or leave --max-cost out."
+            if counted
+            else "Leave it out: a command counts no tokens.",
+        )
 
 
 def make_model(spec: str, environ: Mapping[str, str], silence: float = SILENCE) -> ChatModel:

@@ -69,6 +69,7 @@ class AnthropicModel(ProviderModel):
             thinking=_thinking(can, longest) or omit,
             stream=True,
         )
+        received.open(stream)
         async with stream:
             async for event in stream:
                 _take(event, received)

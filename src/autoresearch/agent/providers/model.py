@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 from autoresearch.agent import prices
-from autoresearch.agent.models import Completion
+from autoresearch.agent.models import Completion, Ended, Interrupted
 from autoresearch.agent.providers import watched
 from autoresearch.agent.providers.failures import Server
-from autoresearch.agent.providers.received import Received, TooLong, without_thought
+from autoresearch.agent.providers.received import Received, TooLong
 from autoresearch.agent.providers.watched import OutOfTime
-from autoresearch.agent.reply import clean
+from autoresearch.agent.reply import clean, well_formed
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message
 from autoresearch.units import format_duration
@@ -20,6 +20,7 @@ from autoresearch.units import format_duration
 if TYPE_CHECKING:
     import httpx2
 
+_LATE = "the run's time is up before its model had answered"
 _CHECK = 30.0  # seconds of silence after which a look at a model is given up
 
 
@@ -67,29 +68,51 @@ class ProviderModel(ABC):
 
     def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
         """The model's reply. As `ChatModel.complete`; what broke off after the provider began to count is a broken
-        completion, its usage estimated upward."""
-        received, expected = Received(), self._expected()
+        completion, or a late one at `until`."""
+        received, expected, late = Received(), self._expected(), False
         try:
             watched.run(partial(self._read, messages=messages, room=room, received=received), self._silence, until)
             problem = ModelUnavailable(f"{self._server.name} ended the stream before the reply.")
+        except KeyboardInterrupt:
+            if not received.charged:
+                raise
+            raise Interrupted(self._completion(received, messages, "broken", "interrupted")) from None
         except TooLong:
-            received.ended, received.usage = "cut", received.estimate(messages)
+            return self._completion(received, messages, "cut")
         except OutOfTime as error:
-            if error.limit == "deadline" and not received.charged:
-                raise DeadlinePassed("the run's time is up before its model had answered") from None
+            late = error.limit == "deadline"
             problem = ModelUnavailable(self._overdue(error))
         except expected as error:
             failure = self._server.failure(error)
             if not isinstance(failure, ModelUnavailable):
                 raise failure from None
             problem = failure
-        reply = without_thought(received.text)
+            received.opened &= not getattr(error, "body", None)  # a server that says so itself has done nothing yet
         if received.ended is not None:
             reason = clean(received.reason, 200) if received.reason else None
-            return Completion(reply, received.usage, received.ended, reason)
+            return self._completion(received, messages, received.ended, reason)
+        if late and received.charged:
+            return self._completion(received, messages, "late", _LATE)
+        if late:
+            raise DeadlinePassed(_LATE)
         if received.charged:
-            return Completion(reply, received.estimate(messages), "broken", str(problem), problem.retry_after)
+            return self._completion(received, messages, "broken", str(problem), problem.retry_after)
         raise problem
+
+    def _completion(
+        self,
+        received: Received,
+        messages: Sequence[Message],
+        ended: Ended,
+        reason: str | None = None,
+        retry_after: float | None = None,
+    ) -> Completion:
+        reply = self._reply(well_formed(received.text))
+        return Completion(reply, received.usage, ended, reason, retry_after, received.estimate(messages))
+
+    def _reply(self, text: str) -> str:
+        """The reply in what a server sent as such."""
+        return text
 
     @abstractmethod
     async def _look(self, http: "httpx2.AsyncClient") -> None:
@@ -128,8 +151,6 @@ class ProviderModel(ABC):
 
     def _overdue(self, error: OutOfTime) -> str:
         name = self._server.name
-        if error.limit == "deadline":
-            return "The run's time is up."
         if error.limit == "length":
             return f"{name} had not come to an end after {format_duration(watched.LONGEST_CALL)}."
         return f"{name} was silent for {format_duration(self._silence)}."

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 LONGEST_REPLY = 64_000  # tokens, thinking included: where a budget bounds a call, and leaves more
+_THOUGHT = ("<think>", "</think>")
 _TOO_LONG = re.compile(r"at most (\d{1,7}) completion tokens")
 _MARKS_CACHE = (5, 6)  # the first GPT that is told where its cache ends; the ones before find out by themselves
 
@@ -46,9 +47,13 @@ class OpenAIModel(ProviderModel):
             if not self._learned(str(error), room):
                 raise
             stream = await self._ask(http, messages, room)
+        received.open(stream)
         async with stream:
             async for chunk in stream:
                 _take(chunk, received)
+
+    def _reply(self, text: str) -> str:
+        return without_thought(text)
 
     def _learned(self, refusal: str, room: int | None) -> bool:
         """Whether a refusal says what to leave out: no call tells what a model, or a gateway before it, can."""
@@ -136,3 +141,14 @@ def _usage(told: object) -> Usage:
         written_tokens=written,
         output_tokens=count(told, "completion_tokens"),
     )
+
+
+def without_thought(reply: str) -> str:
+    """A reply without the block of thinking that local servers leave at its beginning; some templates have the
+    opening tag in the prompt."""
+    opening, closing = _THOUGHT
+    head, closed, rest = reply.partition(closing)
+    opened = head.lstrip().startswith(opening)
+    if closed and (opened or opening not in head):
+        return rest.lstrip()
+    return "" if opened else reply

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from autoresearch.agent.models import BYTES_PER_TOKEN, estimate_tokens
 from autoresearch.agent.reply import MAX_REPLY
 from autoresearch.records import Message, Usage
 
-BYTES_PER_TOKEN = 2  # fewer than any text has: what nobody has counted is not underestimated
 _MOST_TOKENS = 10**9  # no call has more: a larger number is none
-_THOUGHT = ("<think>", "</think>")
 
 
 class TooLong(Exception):
@@ -25,6 +24,11 @@ class Received:
     usage: Usage = field(default_factory=Usage)
     ended: Literal["whole", "cut", "refused"] | None = None  # None: there is more to come
     reason: str | None = None  # of a refusal, in the server's own words
+    opened: bool = False  # the server has begun to stream: it charges the prompt, and thoughts it does not show
+
+    def open(self, stream: object) -> None:
+        """The server has accepted the call. What is no stream, such as a hotel's page of welcome, charges nothing."""
+        self.opened = text(stream, "response", "headers", "content-type").startswith("text/event-stream")
 
     def say(self, text: str) -> None:
         """The next piece of the reply. TooLong if that is too much."""
@@ -39,17 +43,17 @@ class Received:
     @property
     def charged(self) -> bool:
         """Whether the provider has begun to count."""
-        return bool(self.text or self.thought or self.usage.input_tokens)
+        return bool(self.opened or self.text or self.thought or self.usage.input_tokens)
 
     def estimate(self, messages: Sequence[Message]) -> Usage:
-        """The usage of a reply that broke off, what is not known of it estimated upward."""
-        asked = sum(len(message.content.encode(errors="replace")) for message in messages)
-        said = self.thought + len(self.text.encode(errors="replace"))
-        known = self.usage
+        """The usage, what nobody has counted of it estimated upward. A count of output made in mid-stream is no last
+        word."""
+        asked, output = self.usage.input_tokens, self.usage.output_tokens
+        if output is None or self.ended is None:
+            said = self.thought + len(self.text.encode(errors="replace"))
+            output = max(output or 0, -(-said // BYTES_PER_TOKEN))
         return replace(
-            known,
-            input_tokens=asked // BYTES_PER_TOKEN if known.input_tokens is None else known.input_tokens,
-            output_tokens=max(known.output_tokens or 0, -(-said // BYTES_PER_TOKEN)),
+            self.usage, input_tokens=estimate_tokens(messages) if asked is None else asked, output_tokens=output
         )
 
 
@@ -70,14 +74,3 @@ def count(value: object, *path: str) -> int | None:
     """A number of tokens there, if it can be one."""
     found = dig(value, *path)
     return found if type(found) is int and 0 <= found <= _MOST_TOKENS else None
-
-
-def without_thought(reply: str) -> str:
-    """A reply without the block of thinking that local servers leave at its beginning; some templates have the
-    opening tag in the prompt."""
-    opening, closing = _THOUGHT
-    head, closed, rest = reply.partition(closing)
-    opened = head.lstrip().startswith(opening)
-    if closed and (opened or opening not in head):
-        return rest.lstrip()
-    return "" if opened else reply
