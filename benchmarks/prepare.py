@@ -24,8 +24,9 @@ from pyarrow import parquet
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoresearch.corpus import hub, store, tokenizer
-from autoresearch.corpus.parallel import cores, in_order
+from autoresearch.corpus.parallel import in_order
 from autoresearch.corpus.split import read_batches
+from autoresearch.machine import cores
 from tests.corpus.hubserver import Hub
 
 ROWS = 1024  # in a row group, as climbmix has them

@@ -113,14 +113,11 @@ def test_a_base_url_that_is_none(finished: Lab) -> None:
 def with_driver(lab: Lab, folder: Path, gpus: str, apps: str = "", code: int = 0) -> Lab:
     """The lab on a machine whose nvidia-smi prints this; a line of `gpus`: uuid, name, driver, total, free (MiB)."""
     folder.mkdir()
-    rows = [line.split(", ") for line in gpus.splitlines()]
-    (folder / "listed").write_text("\n".join(", ".join([row[0], *row[1:-3], row[-2]]) for row in rows if len(row) > 4))
     (folder / "gpus").write_text(textwrap.dedent(gpus))
     (folder / "apps").write_text(textwrap.dedent(apps))
     tool = folder / "nvidia-smi"
     tool.write_text(f"""#!/bin/sh
 case "$1" in
---query-gpu=uuid,name,memory.total) cat {folder}/listed;;
 --query-gpu=*) cat {folder}/gpus;;
 --query-compute-apps=*) cat {folder}/apps;;
 esac
@@ -182,12 +179,25 @@ def test_less_free_than_the_program_may_take(lab: Lab, tmp_path: Path) -> None:
     ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9),
     ("Failed to initialize NVML: Driver/library version mismatch", 18),
     ("", 0), ("\x00\xff, , ,,,\n,,,,\n", 0), ("No devices were found", 6),
-    ("GPU-1, NVIDIA GB10, 580.1, [N/A], [N/A]", 0),
 ])  # fmt: skip
 def test_a_driver_that_is_broken_or_says_other_things(finished: Lab, tmp_path: Path, gpus: str, code: int) -> None:
     found = findings(with_driver(finished, tmp_path / "bin", gpus, gpus, code))["gpu"]
     assert found["state"] == ("warns" if code else "works")
     assert not code or gpus.rstrip(".") in found["found"]
+
+
+def test_a_gpu_that_has_no_memory_of_its_own(finished: Lab, tmp_path: Path) -> None:
+    found = findings(with_driver(finished, tmp_path / "bin", "GPU-1, NVIDIA GB10, 580.95.05, [N/A], [N/A]"))["gpu"]
+    assert found["state"] == "works"
+    assert found["found"] == "NVIDIA GB10, driver 580.95.05, unknown memory, unknown free"
+
+
+def test_a_program_for_a_gpu_whose_driver_is_broken(lab: Lab, tmp_path: Path) -> None:
+    """It is said why no GPU is seen: an NVIDIA driver that fails is not a machine without one."""
+    lab.write_program("device: cpu", "device: cuda")
+    said = "Failed to initialize NVML: Driver/library version mismatch"
+    device = findings(with_driver(lab, tmp_path / "bin", said, code=18))["device"]
+    assert device["state"] == "fails" and f"nvidia-smi fails: {said}" in device["found"]
 
 
 # ---------------------------------------------------------------------------------------------- the disk

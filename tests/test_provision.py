@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from autoresearch import provision
-from autoresearch.engine.device import cores
+from autoresearch.machine import cores
 from autoresearch.settings import Settings
 
 
 def smi(folder: Path, name: str) -> dict[str, str]:
     """A machine whose nvidia-smi lists this GPU."""
     tool = folder / "nvidia-smi"
-    tool.write_text(f'#!/bin/sh\necho "GPU-1, {name}, 80000"\n')
+    tool.write_text(f'#!/bin/sh\necho "GPU-1, {name}, 580.1, 80000, 79000"\n')
     tool.chmod(0o755)
     return {"PATH": str(folder)}
 

@@ -13,10 +13,11 @@ from autoresearch import program as programs
 from autoresearch import provision, trial
 from autoresearch.agent.select import default_agent, keys_set, make_model
 from autoresearch.corpus import hub, sources, store
-from autoresearch.engine import occupancy
 from autoresearch.engine.device import describe_hardware, resolve_device
+from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
 from autoresearch.errors import CorpusError, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
+from autoresearch.machine import existing
 from autoresearch.records import Finding, Program
 from autoresearch.settings import Device
 from autoresearch.units import format_duration, format_size
@@ -95,21 +96,20 @@ def _ledger(folder: Path) -> str:
 def _gpu(limit: int | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Driver and memory of the GPUs that a run would see, and who is there already."""
     try:
-        cards, tenants = occupancy.cards(environ), occupancy.tenants()
+        gpus, processes = visible_gpus(environ), gpu_processes()
     except UserError as error:
         yield Finding("gpu", "warns", error.message, error.remedy)
         return
-    if not cards:
+    if not gpus:
         yield Finding("gpu", "works", "no NVIDIA GPU: nvidia-smi is not here, or shows none")
         return
-    for place, card in enumerate(cards):
-        size, free = _gib(card.total), _gib(card.free)
-        found = f"{card.name}, driver {card.driver}, {size} memory, {free} free"
-        here = [tenant for tenant in tenants if tenant.card == card.uuid]
+    for place, gpu in enumerate(gpus):
+        found = f"{gpu.name}, driver {gpu.driver}, {_gib(gpu.memory)} memory, {_gib(gpu.free)} free"
+        here = [process for process in processes if process.gpu == gpu.uuid]
         if here:
-            users = ", ".join(f"{_pid(t)} {Path(t.name).name} {_gib(t.memory)}" for t in here)
+            users = ", ".join(f"{_pid(p)} {Path(p.name).name} {_gib(p.memory)}" for p in here)
             found += f"; in use by {users}"
-        narrow = limit is not None and card.free is not None and card.free < limit
+        narrow = limit is not None and gpu.free is not None and gpu.free < limit
         used_first = place == 0 and (here or narrow)
         yield Finding(
             "gpu" if place == 0 else f"gpu {place}",
@@ -126,8 +126,8 @@ def _gib(size: int | None) -> str:
     return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
 
 
-def _pid(tenant: occupancy.Tenant) -> str:
-    return "a process" if tenant.pid is None else f"process {tenant.pid}"
+def _pid(process: GpuProcess) -> str:
+    return "a process" if process.pid is None else f"process {process.pid}"
 
 
 def _disks(program: Program | None, corpus: str | None, cache: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -136,7 +136,7 @@ def _disks(program: Program | None, corpus: str | None, cache: Path, environ: Ma
     if program is not None:
         fetched, prepared = _to_prepare(corpus or program.settings.corpus, program, cache, environ)
         written += prepared
-    there, downloads = _existing(cache), _existing(hub.cache_folder())
+    there, downloads = existing(cache), existing(hub.cache_folder())
     if downloads.stat().st_dev == there.stat().st_dev:
         written, fetched = written + fetched, 0.0
     yield _space("disk", cache, there, written, "AUTORESEARCH_CACHE")
@@ -152,10 +152,6 @@ def _space(name: str, folder: Path, there: Path, need: float, variable: str) -> 
     if free < need:
         return Finding(name, "warns", found, f"Free some, or set {variable} to a folder on a larger disk.")
     return Finding(name, "works", found)
-
-
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
 def _to_prepare(spec: str, program: Program, cache: Path, environ: Mapping[str, str]) -> tuple[float, float]:

@@ -63,3 +63,8 @@ class LimitReached(UserError):
 
 class DeadlinePassed(LimitReached):
     """The run's time is up in the middle of something."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says of its failure, short enough for a message of ours; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from autoresearch.engine.device import cores, peak_flops, resolve_device, visible_gpus
+from autoresearch.engine.device import peak_flops, resolve_device
+from autoresearch.engine.gpus import visible_gpus
 from autoresearch.errors import EngineError
+from autoresearch.machine import cores
 from autoresearch.settings import Settings
 
 PASSES = 1.2  # over the tokens that the budget has time for: a faster idea must not begin to repeat the text

@@ -145,7 +145,7 @@ def test_tinystories_is_all_its_files_split_by_hash(user: Lab, hub: Hub) -> None
 
 
 def test_the_budget_says_how_much_is_fetched(user: Lab, hub: Hub) -> None:
-    from autoresearch.engine.device import cores
+    from autoresearch.machine import cores
 
     budget = sum(TRAIN[:2]) / (1.2 * 15e3 * cores())  # seconds: somewhat more than one shard, with the margin
     (user.root / "program.md").write_text(PROGRAM.replace("60s", f"{budget * 0.9:.3f}s"))

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoresearch.corpus.parallel import cores, in_order
+from autoresearch.corpus.parallel import in_order
+from autoresearch.machine import cores
 
 
 def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> None:

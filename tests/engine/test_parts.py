@@ -1,6 +1,6 @@
 import pytest
 
-from autoresearch.engine import device
+from autoresearch.engine import device, gpus
 from autoresearch.engine.children import environment
 from autoresearch.engine.events import Tail
 from autoresearch.engine.fingerprint import harness_fingerprint
@@ -65,14 +65,14 @@ def test_device_is_found_or_its_lack_is_said(monkeypatch):
     assert device.peak_flops("NVIDIA H200") == 989e12
     assert device.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert device.peak_flops("Imaginary 1") is None
-    monkeypatch.setattr(device.shutil, "which", lambda _: None)
+    monkeypatch.setattr(gpus.shutil, "which", lambda _: None)
     with pytest.raises(EngineError, match="No NVIDIA GPU"):
         device.resolve_device("cuda")
 
 
 SMI = """#!/bin/sh
-echo "GPU-aaaa1111-0, NVIDIA A100-SXM4-80GB, 81920"
-echo "GPU-aaaa2222-0, NVIDIA H200, 143771"
+echo "GPU-aaaa1111-0, NVIDIA A100-SXM4-80GB, 570.1, 81920, 81000"
+echo "GPU-aaaa2222-0, NVIDIA H200, 570.1, 143771, 143000"
 """
 
 
@@ -97,10 +97,30 @@ def test_gpus_are_those_that_the_environment_leaves_visible(visible, seen, tmp_p
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert [gpu.name.split("A ")[1].removesuffix("-SXM4-80GB") for gpu in device.visible_gpus(environ)] == seen
+    assert [gpu.name.split("A ")[1].removesuffix("-SXM4-80GB") for gpu in gpus.visible_gpus(environ)] == seen
     assert device.resolve_device("auto", environ) == ("cuda" if seen else "cpu")
     if seen:
         assert device.describe_hardware("cuda", environ).startswith(f"NVIDIA {seen[0]}")
     else:
         with pytest.raises(EngineError, match=r"CUDA_VISIBLE_DEVICES=.* hides them all"):
             device.resolve_device("cuda", environ)
+
+
+def smi(folder, monkeypatch, script):
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_a_driver_that_is_broken_is_not_a_machine_without_a_gpu(tmp_path, monkeypatch):
+    smi(tmp_path, monkeypatch, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    with pytest.raises(EngineError, match="nvidia-smi fails: Failed to initialize NVML"):
+        device.resolve_device("cuda")
+    assert device.resolve_device("auto") == "cpu"
+
+
+def test_a_gpu_that_has_no_memory_of_its_own_is_one(tmp_path, monkeypatch):
+    smi(tmp_path, monkeypatch, "echo 'GPU-1, NVIDIA GB10, 580.95.05, [N/A], [N/A]'")
+    assert gpus.visible_gpus({}) == [gpus.Gpu("GPU-1", "NVIDIA GB10", "580.95.05", None, None)]
+    assert device.resolve_device("auto") == "cuda"
+    assert device.describe_hardware("cuda") == "NVIDIA GB10, memory unknown"

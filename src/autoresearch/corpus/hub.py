@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from filelock import FileLock
 
 from autoresearch.corpus.files import FULL, FileRecord, has_size, is_intact
-from autoresearch.errors import CorpusError
+from autoresearch.errors import CorpusError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -223,7 +223,7 @@ def _explained(dataset: Dataset, endpoint: str, what: str) -> Iterator[None]:
         raise _refused(dataset, endpoint, what, error.response.status_code) from error
     except (httpx2.HTTPError, LocalEntryNotFoundError, FileMetadataError) as error:
         raise CorpusError(
-            f"{what} of {dataset.repo} cannot be fetched from {endpoint}: {_line(error)}.",
+            f"{what} of {dataset.repo} cannot be fetched from {endpoint}: {first_line(error)}.",
             f"Check the network, or set HF_ENDPOINT to a mirror, and prepare again. {_KEPT}",
         ) from error
     except OSError as error:
@@ -233,10 +233,12 @@ def _explained(dataset: Dataset, endpoint: str, what: str) -> Iterator[None]:
                 f"The disk is full: {what} of {dataset.repo} does not fit into {folder}.",
                 f"Free some, or set HF_HOME to a folder on a larger disk, and prepare again. {_KEPT}",
             ) from error
-        raise CorpusError(f"{folder} cannot be written: {_line(error)}.", "Repair that, or set HF_HOME.") from error
+        raise CorpusError(
+            f"{folder} cannot be written: {first_line(error)}.", "Repair that, or set HF_HOME."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:  # whatever answers is not to be trusted with its form
         raise CorpusError(
-            f"{endpoint} does not answer as a hub does: {_line(error)}.", "Check HF_ENDPOINT and any proxy."
+            f"{endpoint} does not answer as a hub does: {first_line(error)}.", "Check HF_ENDPOINT and any proxy."
         ) from error
 
 
@@ -253,7 +255,3 @@ def _refused(dataset: Dataset, endpoint: str, what: str, status: int) -> CorpusE
             f"Look at {page}; set HF_ENDPOINT to a hub or mirror that has it. {_KEPT}",
         )
     return CorpusError(f"{what} of {dataset.repo}: {endpoint} answers {status}.", f"Prepare again later. {_KEPT}")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

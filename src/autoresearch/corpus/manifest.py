@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoresearch.corpus.files import FileRecord, write
-from autoresearch.errors import CorpusError
+from autoresearch.errors import CorpusError, first_line
 
 SCHEMA: Literal[1] = 1
 Split = Literal["train", "validation", "test"]
@@ -150,6 +150,6 @@ def load(layout: Layout) -> Manifest | None:
         return None
     except (ValidationError, OSError) as error:
         raise CorpusError(
-            f"{layout.manifest} cannot be read: {str(error).splitlines()[0]}.",
+            f"{layout.manifest} cannot be read: {first_line(error)}.",
             f"Delete the folder {layout.root} and run autoresearch prepare again.",
         ) from error

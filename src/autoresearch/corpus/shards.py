@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from autoresearch.corpus import hub, tokenizer
 from autoresearch.corpus.manifest import Origin
-from autoresearch.corpus.parallel import cores
 from autoresearch.corpus.progress import Progress
 from autoresearch.corpus.sources import Source
 from autoresearch.corpus.split import HELD_OUT_SHARE
 from autoresearch.corpus.store import Corpus
 from autoresearch.errors import CorpusError
+from autoresearch.machine import cores, existing
 from autoresearch.units import format_duration, format_size
 
 _MARGIN = 1.02  # more text than is reckoned: tokens are counted exactly only once all is encoded
@@ -86,7 +86,7 @@ def plan(listing: hub.Listing, vocab_sizes: Sequence[int], tokens: int, corpus: 
 
 def check_disk(plan: Plan, cache: Path) -> None:
     """CorpusError if it will not fit, before hours are spent on it."""
-    here, there = _existing(hub.cache_folder()), _existing(cache)
+    here, there = existing(hub.cache_folder()), existing(cache)
     if here.stat().st_dev == there.stat().st_dev:
         needs = [(there, plan.download + plan.work)]
     else:
@@ -197,7 +197,3 @@ def _text_in(path: Path) -> float:
         return float(sum(part.total_uncompressed_size for part in columns if part.path_in_schema == "text"))
     except (pa.ArrowException, OSError):
         return 0.0  # reading it will say what it is
-
-
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

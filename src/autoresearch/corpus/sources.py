@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from autoresearch.corpus.hub import DATASETS
 from autoresearch.corpus.manifest import Origin
-from autoresearch.errors import CorpusError
+from autoresearch.errors import CorpusError, first_line
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -66,7 +66,7 @@ def find(spec: str) -> Source:
         root = Path(canonical(spec))
         is_folder, exists = root.is_dir(), root.exists()
     except (OSError, RuntimeError, ValueError) as error:
-        raise CorpusError(f"The corpus {spec!r} cannot be looked at: {_line(error)}.") from error
+        raise CorpusError(f"The corpus {spec!r} cannot be looked at: {first_line(error)}.") from error
     if not is_folder:
         what = "is a file, not a folder" if exists else "is neither a known name nor a folder"
         raise CorpusError(f"The corpus {spec!r} {what}.", f"Use {_CHOICE}.")
@@ -102,7 +102,7 @@ def _source(spec: str, name: str, root: Path, salt: str) -> Source:
             files.append(path)
             total += stat.st_size
     except OSError as error:
-        raise CorpusError(f"The corpus {spec!r} cannot be read: {_line(error)}.") from error
+        raise CorpusError(f"The corpus {spec!r} cannot be read: {first_line(error)}.") from error
     if not files:
         raise CorpusError(f"The corpus {spec!r} has no files.", "Put text or parquet files there.")
     return Source(spec, name, digest.hexdigest(), root, tuple(files), total)
@@ -149,7 +149,7 @@ def _parquet(path: Path) -> Iterator[tuple[str | None, float]]:
                 for row in batch.column(0).cast(pa.large_binary()).to_pylist():
                     yield "" if row is None else _decode(row), share
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{path} cannot be read as parquet: {_line(error)}.", "Repair or remove it.") from error
+        raise CorpusError(f"{path} cannot be read as parquet: {first_line(error)}.", "Repair or remove it.") from error
 
 
 def _check_column(path: Path, file: "ParquetFile") -> None:
@@ -164,7 +164,3 @@ def _check_column(path: Path, file: "ParquetFile") -> None:
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise CorpusError(f"The column `text` of {path} holds {kind}, not strings.", "Convert the column to strings.")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -1,18 +1,16 @@
 """What the machine has, found out without importing torch."""
 
-import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import psutil
 
+from autoresearch.engine.gpus import VISIBLE, all_gpus, visible_gpus
 from autoresearch.errors import EngineError
+from autoresearch.machine import cores
 from autoresearch.settings import Device
 from autoresearch.units import format_size
 
@@ -24,16 +22,7 @@ _PEAKS = {
     "RTX A6000": 155e12, "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 4080": 97e12, "RTX 3090": 71e12,
 }  # fmt: skip
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-class Gpu(NamedTuple):
-    """An NVIDIA GPU as nvidia-smi lists it."""
-
-    uuid: str
-    name: str
-    memory: int  # bytes
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -50,11 +39,14 @@ def resolve_device(device: Device, environ: Mapping[str, str] = _NOTHING) -> str
         if not _is_apple():
             raise EngineError("This machine has no Apple GPU.", "Set device: auto in the program.")
         return "mps"
-    if visible_gpus(environ):
-        return "cuda"
+    try:
+        if visible_gpus(environ):
+            return "cuda"
+        hidden = VISIBLE in environ and all_gpus()
+        why = f"{VISIBLE}={environ[VISIBLE]} hides them all" if hidden else "nvidia-smi is not here, or lists none"
+    except EngineError as error:
+        why = error.message.rstrip(".")
     if device == "cuda":
-        hidden = environ.get(_VISIBLE) is not None and visible_gpus()
-        why = f"{_VISIBLE}={environ[_VISIBLE]} hides them all" if hidden else "nvidia-smi lists none"
         raise EngineError(
             f"No NVIDIA GPU is seen: {why}.", "Mend the driver or the variable; programs/tiny.md needs no GPU."
         )
@@ -64,51 +56,12 @@ def resolve_device(device: Device, environ: Mapping[str, str] = _NOTHING) -> str
 def describe_hardware(device: str, environ: Mapping[str, str] = _NOTHING) -> str:
     """One line for a prompt or a header: the GPU and its memory, or the processor and its cores."""
     if device == "cuda" and (gpus := visible_gpus(environ)):
-        return f"{gpus[0].name}, {gpus[0].memory / 2**30:.0f} GiB memory"
+        own = gpus[0].memory
+        return f"{gpus[0].name}, {'memory unknown' if own is None else f'{own / 2**30:.0f} GiB memory'}"
     memory = format_size(psutil.virtual_memory().total)
     if device == "mps":
         return f"Apple GPU, {memory} shared memory"
     return f"{_cpu_name()}, {cores()} cores, {memory} memory"
-
-
-def visible_gpus(environ: Mapping[str, str] = _NOTHING) -> list[Gpu]:
-    """The NVIDIA GPUs that a program started with this environment sees, the one it takes first."""
-    gpus = _gpus()
-    if _VISIBLE not in environ:
-        return gpus
-    chosen: list[Gpu] = []
-    for entry in map(str.strip, environ[_VISIBLE].split(",")):
-        meant = [gpu for place, gpu in enumerate(gpus) if _names(entry, place, gpu)]
-        if len(meant) != 1:  # as CUDA reads it: what follows an entry that names nothing is hidden
-            break
-        chosen += meant
-    return chosen
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _names(entry: str, place: int, gpu: Gpu) -> bool:
-    """Whether an entry of CUDA_VISIBLE_DEVICES means this GPU: its place, or the beginning of its UUID."""
-    if entry.startswith("MIG-"):  # a slice of one; nvidia-smi does not say here of which, unless in the old form
-        return entry.startswith(f"MIG-{gpu.uuid}") or ("GPU-" not in entry and place == 0)
-    return entry == str(place) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
-
-
-def _gpus() -> list[Gpu]:
-    """Every NVIDIA GPU of the machine."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-        rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
-        return [Gpu(uuid, name, int(mebibytes) * 2**20) for uuid, name, mebibytes in rows]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return []
 
 
 def _is_apple() -> bool:

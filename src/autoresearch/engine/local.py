@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch.engine import children
-from autoresearch.engine.device import describe_hardware, resolve_device, visible_gpus
+from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
+from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Bench, Measuring, Watch
 from autoresearch.engine.turn import turn
 from autoresearch.errors import CorpusError, EngineError
