@@ -122,6 +122,19 @@ def test_a_budget_stops_before_the_call_that_would_pass_it(asking: Asking) -> No
     assert asking.lab("status", "--json").json["state"] == "finished"
 
 
+def test_a_budget_holds_where_the_server_counts_nothing(baseline: Lab, llm_server: LLMServer, tmp_path) -> None:
+    """As some do that speak Chat Completions; the Messages API always counts."""
+    lab = baseline.copy(tmp_path / "lab")
+    asking = Asking(lab.at(lab.root, **llm_server.environ()), llm_server, GPT)
+    asking.server.default = Say(CHEAP, input=None)
+    done = asking(30, "--price", "10,10", "--max-cost", 0.6)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert re.search(r"(?m)^stopped: \$0\.\d\d of \$0\.60 are spent", done.out), done.out
+    calls = asking.calls()
+    assert 0 < sum(call.usd for call in calls) <= 0.6
+    assert all(call.input_tokens > 9_000 and call.output_tokens > 0 for call in calls)
+
+
 def test_a_budget_for_more_than_the_model_can_write(baseline: Lab, llm_server: LLMServer, tmp_path) -> None:
     """OpenAI tells what a model can write only in the error, and refuses to be asked for more."""
     lab = baseline.copy(tmp_path / "lab")
