@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch import provision
+from autoresearch.corpus import hub, shards
+from autoresearch.machine import cores
+from autoresearch.units import format_size
 from tests.conftest import Lab, recording
 from tests.llm_server import KEY, LLMServer, Stall
 from tests.test_cli import QUICK
@@ -215,6 +219,18 @@ def test_room_for_the_programs_corpus(lab: Lab, tmp_path: Path) -> None:
     assert wanted() == wanted(**cold) == 2.0  # a few kilobytes of text do not show
     lab.write_program("budget: 60s", "budget: 5h")
     assert 2.0 < wanted("--corpus", "stdlib", **cold) < wanted("--corpus", "climbmix", **cold)
+
+
+def test_what_is_to_be_fetched_is_reckoned_as_prepare_does(lab: Lab, tmp_path: Path) -> None:
+    """Whole shards, and the one that is held out."""
+    lab.write_program("budget: 60s", "budget: 5h")
+    cold = {"AUTORESEARCH_CACHE": str(tmp_path / "cold")}
+    plan = shards.plan(
+        hub.expected(hub.DATASETS["climbmix"]), [256], int(provision.PASSES * 18000 * 15_000 * cores()), None
+    )
+    found = findings(lab, "--corpus", "climbmix", **cold)["disk"]["found"]
+    assert f"about {format_size(2e9 + plan.download + plan.space.work)} wanted" in found
+    assert len(plan.files) > 2
 
 
 def test_a_cache_that_cannot_be_written(finished: Lab, tmp_path: Path) -> None:

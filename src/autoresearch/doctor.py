@@ -12,7 +12,7 @@ from pathlib import Path
 from autoresearch import program as programs
 from autoresearch import provision, trial
 from autoresearch.agent.select import default_agent, keys_set, make_model
-from autoresearch.corpus import hub, sources, store
+from autoresearch.corpus import hub, shards, sources, store
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
 from autoresearch.errors import CorpusError, ModelUnavailable, UserError
@@ -24,7 +24,6 @@ from autoresearch.units import format_duration, format_size
 from autoresearch.workspace import Workspace
 
 _SPACE = 2 * 10**9  # bytes kept free beside the corpus: weights of tip and candidate, logs, what is compiled
-_TEXT_PER_TOKEN = 4.2  # bytes of English with a vocabulary of 8,192
 _PATIENCE = 5.0  # seconds for a provider's answer
 
 
@@ -155,22 +154,22 @@ def _space(name: str, folder: Path, there: Path, need: float, variable: str) -> 
 
 
 def _to_prepare(spec: str, program: Program, cache: Path, environ: Mapping[str, str]) -> tuple[float, float]:
-    """Bytes to fetch, and bytes to write then, for a corpus that is not prepared yet: reckoned, without the network."""
-    sizes = len(program.settings.vocab_sizes)
+    """Bytes to fetch, and bytes to write then, for a corpus that is not prepared yet: as `prepare` reckons them, but
+    without the network."""
+    sizes = program.settings.vocab_sizes
     try:
         store.open(spec, cache)
         return 0.0, 0.0
     except CorpusError:
         pass
     if spec in hub.DATASETS:
-        tokens = provision.PASSES * provision.tokens_read(program.settings, environ)
-        text = tokens * _TEXT_PER_TOKEN
-        return text / hub.DATASETS[spec].expansion, 2 * text + 2 * tokens * sizes
+        tokens = int(provision.PASSES * provision.tokens_read(program.settings, environ))
+        plan = shards.plan(hub.expected(hub.DATASETS[spec]), sizes, tokens, None)
+        return plan.download, plan.space.work
     try:
-        text = sources.find(spec).size
+        return 0.0, shards.space(sources.find(spec).text, sizes).work
     except CorpusError:  # which the corpus's own finding says
         return 0.0, 0.0
-    return 0.0, text * (2 + 2 / _TEXT_PER_TOKEN * sizes)
 
 
 def _corpus(spec: str, program: Program, cache: Path) -> str:

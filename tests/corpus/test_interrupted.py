@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch.corpus import store
+from autoresearch.corpus import shards, store
 from autoresearch.corpus.manifest import Layout, load
 from autoresearch.corpus.prepare import prepare
 from autoresearch.corpus.store import Corpus
 from autoresearch.errors import CorpusError
+from autoresearch.units import format_size
 from tests.corpus.conftest import SIZES, files_below, write_documents
 
 PREPARE = """
@@ -128,7 +129,8 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, share: float, text_done:
     folder, disk, after = tmp_path / "words", tmp_path / "disk", tmp_path / "after"
     disk.mkdir()
     write_documents(folder, count=800)
-    kilobytes = int(share * sum(path.stat().st_size for path in folder.iterdir()) / 1000)
+    text = sum(path.stat().st_size for path in folder.iterdir())
+    kilobytes = int(share * text / 1000)
     script = (
         'mount -t tmpfs -o size="$1"k tmpfs "$2" || exit 77; d=$2; a=$3; shift 3; "$@"; c=$?; cp -r "$d" "$a"; exit $c'
     )
@@ -138,6 +140,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, share: float, text_done:
         pytest.skip("mounting is not permitted here")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"The disk is full: preparing {folder} in {disk}")
+    assert text_done or f"needs about {format_size(shards.space(text, [256]).work)} more" in done.stderr
     assert not list(after.rglob("*.partial")) and not list(after.rglob("source.txt"))
     assert bool(list(after.rglob("manifest.json"))) == text_done
     store.verify(prepare(str(folder), [256], after))

@@ -42,3 +42,18 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(tmp_path: P
     plan = shards.plan(listing(CLIMBMIX, 9, 10**17), [8192], 10**18, None)
     with pytest.raises(CorpusError, match=r"The disk is too small: climbmix needs about .* TB .* are free\..*--tokens"):
         shards.check_disk(plan, tmp_path / "not" / "there" / "yet")
+
+
+@pytest.mark.parametrize("there", [listing(CLIMBMIX, 6542, 96_000_000), listing(TINYSTORIES, 1, 673_000_000)])
+def test_without_the_network_it_is_reckoned_as_with_it(there: hub.Listing) -> None:
+    """Whole shards, the pinned one, and the margin; and no more than there is."""
+    for tokens in (0, 10**8, 612_000_000, 10**10):
+        asked, unasked = (shards.plan(of, [256, 8192], tokens, None) for of in (there, hub.expected(there.dataset)))
+        assert unasked.download == asked.download and unasked.space == asked.space
+        assert bool(there.held_out) == (unasked.files[0].path == there.dataset.held_out)
+
+
+def test_text_is_there_twice_while_it_is_split() -> None:
+    assert shards.space(1e9, []) == (1e9, 2e9)
+    assert shards.space(1e9, [256]) == (3e9, 3e9)
+    assert shards.space(1e9, [256, 256]).work == 5e9

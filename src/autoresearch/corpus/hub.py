@@ -37,14 +37,25 @@ class Dataset:
     repo: str
     files: str  # a pattern of the names of its parquet files
     held_out: str | None  # the file whose two halves are validation and test; None: by hash, as of a folder
-    expansion: float  # bytes of text that a byte of parquet holds, roughly: for what is said before a file is here
+    # What is said before the hub is asked or a file is here, so all of it is rough:
+    expansion: float  # bytes of text that a byte of parquet holds
+    count: int  # of files
+    size: int  # bytes of one of them
 
 
 DATASETS = {
     dataset.name: dataset
     for dataset in (
-        Dataset("climbmix", "karpathy/climbmix-400b-shuffle", r"shard_\d{5}\.parquet", "shard_06542.parquet", 2.6),
-        Dataset("tinystories", "karpathy/tinystories-gpt4-clean", r".*\.parquet", None, 3.2),
+        Dataset(
+            "climbmix",
+            "karpathy/climbmix-400b-shuffle",
+            r"shard_\d{5}\.parquet",
+            "shard_06542.parquet",
+            2.6,
+            6543,
+            96_000_000,
+        ),
+        Dataset("tinystories", "karpathy/tinystories-gpt4-clean", r".*\.parquet", None, 3.2, 1, 673_000_000),
     )
 }
 
@@ -73,6 +84,13 @@ class Listing(NamedTuple):
     def training(self) -> tuple[Shard, ...]:
         """The other files."""
         return tuple(shard for shard in self.shards if shard.path != self.dataset.held_out)
+
+
+def expected(dataset: Dataset) -> Listing:
+    """What the hub is reckoned to have of a dataset, without the network: files of one size, and no two names alike."""
+    record = FileRecord(size=dataset.size, sha256="0" * 64)
+    names = [*(f"{number}" for number in range(dataset.count - bool(dataset.held_out))), dataset.held_out]
+    return Listing(dataset, "", "", tuple(Shard(name, record) for name in names if name is not None))
 
 
 def listing(dataset: Dataset, endpoint: str = ENDPOINT) -> Listing:

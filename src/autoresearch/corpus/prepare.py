@@ -68,15 +68,15 @@ def prepare(
 def ensure(corpus: Corpus, vocab_size: int, progress: Progress = silent) -> Corpus:
     """The corpus with one more vocabulary, encoded now if it is not yet; from its own text, not from the source."""
     _check_size(vocab_size)
-    size = sum(entry.bytes for entry in corpus.manifest.splits.values())
-    with _working(corpus.layout, corpus.manifest.spec, size, [vocab_size], progress):
+    text = sum(entry.bytes for entry in corpus.manifest.splits.values())
+    with _working(corpus.layout, corpus.manifest.spec, text, [vocab_size], progress):
         manifest = _prepare_vocabulary(corpus.layout, load(corpus.layout) or corpus.manifest, vocab_size, progress)
     return Corpus(corpus.root, corpus.name, manifest.fingerprint, manifest)
 
 
 def _build(source: sources.Source, vocab_sizes: Sequence[int], cache: Path, progress: Progress) -> Corpus:
     layout = Layout(folder(source, cache))
-    with _working(layout, source.spec, source.size, vocab_sizes, progress):
+    with _working(layout, source.spec, source.text, vocab_sizes, progress):
         manifest = _prepare_text(source, layout, progress)
         for size in vocab_sizes:
             manifest = _prepare_vocabulary(layout, manifest, size, progress)
@@ -93,9 +93,7 @@ def _check_size(vocab_size: int) -> None:
 
 
 @contextmanager
-def _working(
-    layout: Layout, spec: str, source_size: int, vocab_sizes: Sequence[int], progress: Progress
-) -> Iterator[None]:
+def _working(layout: Layout, spec: str, text: float, vocab_sizes: Sequence[int], progress: Progress) -> Iterator[None]:
     """Hold the corpus's folder alone; say what a failing disk means."""
     try:
         layout.root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +103,7 @@ def _working(
     except OSError as error:
         again = f"then run {prepare_command(spec)} again: what is finished is kept."
         if error.errno in FULL:
-            need = format_size(_bytes_needed(layout, source_size, vocab_sizes))
+            need = format_size(_bytes_needed(layout, text, vocab_sizes))
             raise CorpusError(
                 f"The disk is full: preparing {spec} in {layout.root} needs about {need} more.",
                 f"Free as much or choose another cache folder, {again}",
@@ -129,15 +127,17 @@ def _alone(layout: Layout, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _bytes_needed(layout: Layout, source_size: int, vocab_sizes: Sequence[int]) -> int:
-    """What the stages still to do will write: about 2 bytes a token, and 3 bytes of text a token of a BPE."""
+def _bytes_needed(layout: Layout, text: float, vocab_sizes: Sequence[int]) -> float:
+    """What the stages still to do will write."""
     manifest = load(layout)
-    text = sum(entry.bytes for entry in manifest.splits.values()) if manifest else source_size
-    needed = 0 if manifest else 2 * text  # as it comes, and split
+    if manifest is None:
+        return shards.space(text, vocab_sizes).work
+    needed = 0.0
     for size in vocab_sizes:
-        vocabulary = manifest.vocabularies.get(size) if manifest else None
-        done = [manifest.splits[split].bytes for split in vocabulary.splits] if manifest and vocabulary else []
-        needed += (text - sum(done)) * 2 // (1 if size == tokenizer.BYTES else 3)
+        done = vocabulary.splits if (vocabulary := manifest.vocabularies.get(size)) else {}
+        needed += sum(
+            shards.encoded(entry.bytes, size) for split, entry in manifest.splits.items() if split not in done
+        )
     return needed
 
 

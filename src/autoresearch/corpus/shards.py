@@ -26,6 +26,24 @@ _LEARNING = 8.0  # seconds for a vocabulary, from tokenizer.SAMPLE
 _LINE = 12.5e6  # bytes a second of a line of 100 Mbit/s
 
 
+class Space(NamedTuple):
+    """Bytes of a disk, the shards apart."""
+
+    kept: float  # text and tokens, in the end
+    work: float  # at most, while it is at work: when it is split, the text is there twice
+
+
+def space(text: float, vocab_sizes: Iterable[int]) -> Space:
+    """What is written to prepare so many bytes of text with these vocabularies."""
+    kept = text + sum(encoded(text, size) for size in vocab_sizes)
+    return Space(kept, max(2 * text, kept))
+
+
+def encoded(text: float, vocab_size: int) -> float:
+    """Bytes of the tokens of so many bytes of text."""
+    return 2 * text / _bytes_per_token(vocab_size)
+
+
 class Plan(NamedTuple):
     """What is to be fetched and prepared, as far as it is known before."""
 
@@ -46,14 +64,9 @@ class Plan(NamedTuple):
         return sum(shard.record.size for shard in self.files) * self.listing.dataset.expansion
 
     @property
-    def prepared(self) -> float:
-        """Bytes that text and tokens take in the end."""
-        return self.whole + sum(2 * self.whole / _bytes_per_token(size) for size in self.vocab_sizes)
-
-    @property
-    def work(self) -> float:
-        """Bytes at most while it is at work: when it is split, the text is there twice."""
-        return max(2 * self.whole, self.prepared)
+    def space(self) -> Space:
+        """That the corpus takes."""
+        return space(self.whole, self.vocab_sizes)
 
     @property
     def seconds(self) -> float:
@@ -88,9 +101,9 @@ def check_disk(plan: Plan, cache: Path) -> None:
     """CorpusError if it will not fit, before hours are spent on it."""
     here, there = existing(hub.cache_folder()), existing(cache)
     if here.stat().st_dev == there.stat().st_dev:
-        needs = [(there, plan.download + plan.work)]
+        needs = [(there, plan.download + plan.space.work)]
     else:
-        needs = [(here, plan.download), (there, plan.work)]
+        needs = [(here, plan.download), (there, plan.space.work)]
     for folder, need in needs:
         free = shutil.disk_usage(folder).free
         if free < need:
@@ -104,12 +117,12 @@ def check_disk(plan: Plan, cache: Path) -> None:
 
 def describe(plan: Plan) -> str:
     """What it will take, in a line."""
-    dataset, download = plan.listing.dataset, plan.download
+    dataset, download, disk = plan.listing.dataset, plan.download, plan.space
     here = sum(shard.record.size for shard in plan.files) - download
     return (
         f"{dataset.name}: {len(plan.files)} files of {dataset.repo}, {format_size(download)} to download "
         f"({format_size(here)} are here), {format_duration(download / _LINE)} at 100 Mbit/s; then about "
-        f"{format_size(plan.prepared)} of text and tokens ({format_size(plan.work)} while it is at work), about "
+        f"{format_size(disk.kept)} of text and tokens ({format_size(disk.work)} while it is at work), about "
         f"{format_duration(plan.seconds)} on {cores()} cores."
     )
 

@@ -41,6 +41,11 @@ class Source:
     held_out: frozenset[Path] = frozenset()  # files that are validation and test; none: by hash, of all
     origin: Origin | None = None  # if it was fetched
 
+    @property
+    def text(self) -> float:
+        """Bytes of text in it: of a fetched one by its dataset's rough expansion, else taken for its files' size."""
+        return self.size * DATASETS[self.spec].expansion if self.spec in DATASETS else float(self.size)
+
 
 class Item(NamedTuple):
     """One document, or None for what is skipped as no text; `size` is how far it moves through the source, in bytes."""
