@@ -6,6 +6,7 @@ below it carries the measurement's folder in its environment, where a scan finds
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -113,11 +114,14 @@ class Child:
         return os.pread(self._log.fileno(), size, start).decode(errors="replace")
 
     def trim(self, limit: int, keep: int) -> None:
-        """Forget all but the end of what it has printed, if that is more bytes than the limit."""
-        if os.fstat(self._log.fileno()).st_size > limit:
-            end = self.output(keep)
-            os.ftruncate(self._log.fileno(), 0)  # open for appending, the file starts anew
-            self._log.write(end.encode())
+        """Give back the disk of all but the end of what it has printed, if that takes more bytes than the limit."""
+        file = self._log.fileno()
+        there = os.fstat(file)
+        if there.st_blocks * 512 <= limit or _punched(file, there.st_size - keep):
+            return
+        end = self.output(keep)  # what is printed from here on to the next line may be lost
+        os.ftruncate(file, 0)  # open for appending, the file starts anew
+        self._log.write(end.encode())
 
     def end(self) -> None:
         """Kill it and everything below it, now; returns when they are gone."""
@@ -132,6 +136,15 @@ class Child:
     def close(self) -> None:
         """Let go of its output. After its end."""
         self._log.close()
+
+
+def _punched(file: int, length: int) -> bool:
+    """Whether the beginning of a file, so many bytes, is a hole now; its length and the rest stay as they are."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    hole = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+    if fallocate is None:
+        return False
+    return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
 
 
 @contextlib.contextmanager
