@@ -65,6 +65,7 @@ class _Lookups(ThreadPoolExecutor):
     for daemon threads of our own."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """In a thread of its own."""
         future: Future[T] = Future()
 
         def work() -> None:
