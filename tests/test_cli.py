@@ -20,8 +20,8 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
 from autoresearch.agent.providers import PROVIDERS
-from tests.conftest import CHEAP, COMMAND, KEPT, Lab, contents, recording
-from tests.llm_server import LLMServer, Say
+from tests.conftest import CHEAP, COMMAND, Lab, contents, recording
+from tests.llm_server import LLMServer
 
 QUICK = ("-p", "programs/quick.md")
 HEAVY = ("torch", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
@@ -364,9 +364,9 @@ def test_ctrl_c_while_preparing(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_without_a_key_the_search_proposes(lab: Lab) -> None:
-    done = lab("run", *QUICK, "-n", 1)
+    done = lab("run", *QUICK, "--hours", 0)  # which is settled before anything is trained
     assert done.code == 0 and "; proposals by search, since no key is set" in done.out
-    named = lab("run", *QUICK, "-n", 1, "-a", "search")
+    named = lab("run", *QUICK, "--hours", 0, "-a", "search")
     assert named.out.splitlines()[0].endswith("; proposals by search")
 
 
@@ -376,15 +376,13 @@ def test_a_key_that_is_set_chooses_who_proposes(lab: Lab, provider: str, without
     model = PROVIDERS[provider].default
     with LLMServer() as server:
         server.models[model] = replace(server.models["gpt-4o"], id=model)
-        server.default = Say(KEPT)
-        begun = lab.at(lab.root, **{**server.environ(), without or "UNUSED": ""})("run", *QUICK, "-n", 2)
+        begun = lab.at(lab.root, **{**server.environ(), without or "UNUSED": ""})("run", *QUICK, "--hours", 0)
     assert begun.code == 0, begun.err
     key = f"{provider.upper()}_API_KEY"
     assert begun.out.splitlines()[0].endswith(f"; proposals by {provider}:{model}, since {key} is set")
-    assert lab("log", "--json").json[1]["title"] == "Learn the output faster [bold]!"
-    gone = lab("run", *QUICK, "-n", 3)
+    gone = lab("run", *QUICK, "--hours", 0)
     assert gone.code == 1 and f"{provider}:{model} needs a key, and {key} is not set" in gone.err
-    assert "; proposals by search" in lab("run", *QUICK, "-n", 2, "-a", "search").out
+    assert "; proposals by search" in lab("run", *QUICK, "--hours", 0, "-a", "search").out
 
 
 def test_a_run_goes_on_with_the_agent_it_had(ran: Lab) -> None:
