@@ -272,7 +272,8 @@ FORGED = {
 def test_what_training_writes_about_does_not_reach_the_scorer(name, engine, trial, tmp_path):
     honest = engine().measure(trial())
     measurement = engine().measure(trial(FORGED[name]))
-    assert (measurement.outcome, measurement.value) == ("scored", honest.value)
+    assert measurement.outcome == "scored"
+    assert measurement.value == pytest.approx(honest.value, rel=1e-5)  # threads add up in an order of their own
     assert (tmp_path / "kept" / "losses.npz").stat().st_size > 1000
 
 
