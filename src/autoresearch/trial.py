@@ -12,8 +12,6 @@ from autoresearch.ledger import Ledger
 from autoresearch.records import CorpusView, Measurement, Program, Trial
 
 _WEIGHTS, _LOSSES = "weights.safetensors", "losses.npz"
-
-
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 

@@ -12,13 +12,6 @@ from autoresearch.report.state import LiveState, StateFile, Tracker
 ONE = Experiment(3, "t", "running", title="an idea")
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger(tmp_path / "state")
-    found.folder_of("t", 3)
-    return found
-
-
 def path(ledger: Ledger) -> Path:
     return ledger.folder / "runs" / "t" / "live.json"
 

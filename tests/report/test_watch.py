@@ -4,7 +4,6 @@ import io
 import re
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
@@ -36,13 +35,6 @@ class Screen(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    found = Ledger(tmp_path / "state")
-    found.folder_of("t", 2)
-    return found
 
 
 def played(watcher: ConsoleWatcher) -> None:

@@ -83,11 +83,8 @@ def make_model(spec: str, environ: Mapping[str, str], silence: float = SILENCE) 
 
 def keys_set(environ: Mapping[str, str]) -> dict[str, str]:
     """The providers whose key is set, preferred first, and the variable that holds it."""
-    return {
-        provider: next(key for key in model.keys if environ.get(key, "").strip())
-        for provider, model in PROVIDERS.items()
-        if any(environ.get(key, "").strip() for key in model.keys)
-    }
+    found = {provider: model.key_variable(environ) for provider, model in PROVIDERS.items()}
+    return {provider: variable for provider, variable in found.items() if variable}
 
 
 def default_agent(environ: Mapping[str, str]) -> str:

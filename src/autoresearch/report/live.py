@@ -299,7 +299,7 @@ def _worth_showing(kept: Sequence[float], others: Sequence[float], metric: Metri
     if not kept:
         return list(others)
     base, best = kept[0], kept[-1]
-    ordered = sorted((metric.gain(v, base) for v in others), reverse=False)  # how much worse than the baseline
+    ordered = sorted(metric.gain(v, base) for v in others)  # how much worse than the baseline
     usual = ordered[int(0.7 * (len(ordered) - 1))] if ordered else 0.0
     most = max(usual, 2 * abs(best - base)) * 1.5
     return [*kept, *(v for v in others if metric.gain(v, base) <= most)]

@@ -47,6 +47,11 @@ class ProviderModel(ABC):
         self._server = Server(name, model, self._key, self._key_variable, self.base_url)
         self.price = prices.listed(self.provider, model, self._url)
 
+    @classmethod
+    def key_variable(cls, environ: Mapping[str, str]) -> str | None:
+        """The first variable that holds a key; None if none does."""
+        return next((name for name in cls.keys if environ.get(name, "").strip()), None)
+
     def describe(self) -> str:
         """Model, server and price in a few words."""
         where = _shown(self._url) if self._url else self.title
@@ -136,10 +141,8 @@ class ProviderModel(ABC):
 
     def _find_key(self) -> tuple[str, str]:
         """The variable with the key, and the key; empty for a server of one's own that needs none."""
-        variable, key = next(
-            ((name, self._environ[name].strip()) for name in self.keys if self._environ.get(name, "").strip()),
-            (self.keys[0], ""),
-        )
+        variable = self.key_variable(self._environ) or self.keys[0]
+        key = self._environ.get(variable, "").strip()
         if not key and not self._url:
             raise AgentError(
                 f"{self.name} needs a key, and {variable} is not set.",
