@@ -90,6 +90,14 @@ def test_a_measurement_is_read_back_whole(ledger: Ledger) -> None:
     assert record.measurement == full and record.purpose == "replay" and record.changes == {"DEPTH": 3}
 
 
+def test_a_measurement_from_before_a_field_was_recorded_has_none(ledger: Ledger) -> None:
+    done = measured(ledger)
+    with sqlite3.connect(ledger.folder / "ledger.db") as db:
+        db.execute("UPDATE measurements SET detail = json_remove(detail, '$.train_tokens', '$.active_parameters')")
+    assert ledger.experiment("t", 1) == done
+    assert done.measurements[0].passes is None and done.measurements[0].active_parameters is None
+
+
 def test_a_measurement_cut_short_is_taken_up_and_not_counted(ledger: Ledger) -> None:
     e = ledger.open_experiment("t")
     id = ledger.begin(e, "first", 1)

@@ -252,7 +252,9 @@ def status(
     if as_json:
         _print_json(found.as_dict())
     else:
-        put(status_panel(found, stopped(lab.ledger, run), lab.ledger.calls(run.tag)))
+        tip = lab.ledger.tip(run.tag)
+        why, calls = stopped(lab.ledger, run), lab.ledger.calls(run.tag)
+        put(status_panel(found, why, calls, tip.deciding if tip else None))
 
 
 @app.command()

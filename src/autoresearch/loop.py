@@ -282,17 +282,9 @@ class Loop:
             number=experiment.number,
             tag=self.run.tag,
             hardware=self.engine.hardware,
-            train_tokens=self._train_tokens(files[self.program.settings.edit[0]]),
             seed=self._seed(experiment.number, 0),
             until=None if deadline is None else deadline - self._expected(),
         )
-
-    def _train_tokens(self, source: str) -> int | None:
-        """How much there is to train on, in the vocabulary of this file."""
-        size = knobs.values(source).get("VOCAB_SIZE")
-        if not isinstance(size, int) or size not in self.program.settings.vocab_sizes:
-            return None
-        return self.corpus(size).train.tokens
 
     def _baseline(self) -> Proposal:
         """The file as it is, but for the constants that the program gives."""

@@ -113,7 +113,6 @@ class Brief:
     number: int  # of the experiment to propose
     tag: str
     hardware: str = ""  # one line: device, memory
-    train_tokens: int | None = None  # in the corpus, with the vocabulary of the tip
     seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
     until: float | None = None  # time.time() after which a proposal comes too late to be measured
 
@@ -210,6 +209,7 @@ class TrainResult:
     steps: int
     tokens: int
     parameters: int
+    active_parameters: int | None  # that one token's forward uses, as the model says: informational
     peak_memory: int | None  # bytes
     flops_per_token: float | None  # forward and backward, as the model says: informational
     loss: float | None  # last reported, nats per token
@@ -285,7 +285,9 @@ class Measurement:
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, and `total` as seen from outside
     steps: int | None = None
     tokens: int | None = None
+    train_tokens: int | None = None  # in the corpus, with its vocabulary: `tokens` beyond these are repeats
     parameters: int | None = None
+    active_parameters: int | None = None  # that one token's forward uses: all matrices, but a row of each table
     peak_memory: int | None = None
     mfu: float | None = None
     loss: float | None = None
@@ -305,6 +307,11 @@ class Measurement:
     def conditions(self) -> tuple[str | None, ...]:
         """Values are compared only where these are the same: the device's kind, torch, the corpus, the scoring code."""
         return (self.device_name, self.torch_version, self.corpus, self.harness)
+
+    @property
+    def passes(self) -> float | None:
+        """How often training went over the corpus; None where that is not known."""
+        return self.tokens / self.train_tokens if self.tokens is not None and self.train_tokens else None
 
 
 # ---------------------------------------------------------------------------------------------- the verdict

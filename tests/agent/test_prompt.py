@@ -98,21 +98,26 @@ class TestHistory:
         assert "optimizer 2/1, architecture 2/0, batch 1/1" in text
 
     def test_steps_parameters_and_memory_are_shown(self):
-        cost = Measurement(1, "scored", value=1.9, steps=412, parameters=530_000, peak_memory=533_000_000)
+        cost = Measurement(1, "scored", value=1.9, steps=412, parameters=530_000, active_parameters=410_000, peak_memory=533_000_000)
         text = digest.history([baseline(), experiment(2, "kept", 1.9, title="A", measurements=(cost,))], Metric())
-        assert "#2 1.9000 (gain +0.1000) in 412 steps, 0.53M params, 533.0 MB [other] A" in text
+        assert "#2 1.9000 (gain +0.1000) in 412 steps, 0.53M params (0.41M active), 533.0 MB [other] A" in text
 
     def test_what_the_hardware_makes_of_the_tip(self):
         tip = Measurement(
-            1, "scored", value=1.9, tokens=69_000_000, mfu=0.399, peak_memory=34_200_000_000,
+            1, "scored", value=1.9, tokens=69_000_000, train_tokens=300_000_000, mfu=0.399, peak_memory=34_200_000_000,
             seconds={"warmup": 9.0, "train": 60.0},
         )  # fmt: skip
         done = [experiment(1, "kept", 1.9, measurements=(tip,)), experiment(2, "crashed")]
         assert (
             "as it is now: 1,150,000 tokens/s, 39.9% of the device's peak (MFU), 34.2 GB of memory at its peak,"
             " 9.0s of warm-up before the clock, 0.23 passes over the 300,000,000 tokens to train on."
-        ) in digest.history(done, Metric(), 300_000_000)
+        ) in digest.history(done, Metric())
         assert "as it is now" not in digest.history([baseline()], Metric())
+
+    def test_that_the_text_is_repeated(self):
+        tip = Measurement(1, "scored", value=1.9, tokens=450, train_tokens=300, seconds={"train": 1.0})
+        text = digest.history([experiment(1, "kept", 1.9, measurements=(tip,))], Metric())
+        assert "1.50 passes over the 300 tokens to train on (what memorizes, such as n-gram tables, does so" in text
 
     def test_gains_follow_the_metrics_direction(self):
         text = digest.history(self.HISTORY, Metric("recall", "maximize"))

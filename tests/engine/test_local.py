@@ -41,6 +41,7 @@ def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
     assert 4.0 < measurement.value < 8.0
     assert measurement.loss < measurement.curve[0].loss
     assert (measurement.seed, measurement.steps, measurement.tokens) == (11, 20, 20 * 8 * 32)
+    assert measurement.train_tokens == trial().corpus.train.tokens and measurement.passes
     assert (measurement.parameters, measurement.audit.positions) == (256 * 256, 32)
     assert measurement.peak_memory > 10**8
     assert (measurement.corpus, measurement.harness) == ("fingerprint", engine.fingerprint)

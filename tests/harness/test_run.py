@@ -98,6 +98,35 @@ def test_tied_and_compiled_weights_are_saved(start, tmp_path):
     assert (other.b.weight == model.a.weight).all()
 
 
+class Stating(nn.Linear):
+    """A model of six parameters that says something of itself."""
+
+    def __init__(self, flops, active):
+        super().__init__(2, 2)
+        self.flops_per_token = flops
+        self.active_parameters = active
+
+
+@pytest.mark.parametrize(
+    ("flops", "active", "told"),
+    [
+        (12, 4, (12.0, 4)),
+        (lambda: 12.5, lambda: 6, (12.5, 6)),
+        (0, 0, (None, None)),
+        (-1, 7, (None, None)),  # more than there are
+        (float("inf"), float("nan"), (None, None)),
+        (10**400, 10**400, (None, None)),
+        ("many", None, (None, None)),
+    ],
+)
+def test_what_a_model_says_of_itself_is_bounded(start, flops, active, told):
+    run = start()
+    run.start(Stating(flops, active))
+    result = run.result()
+    assert (result.flops_per_token, result.active_parameters) == told
+    assert result.parameters == 6
+
+
 def test_the_weights_hash_tells_weights_apart(start, tmp_path):
     hashes = set()
     for seed in (0, 0, 1):

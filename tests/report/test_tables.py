@@ -140,13 +140,28 @@ def test_a_curve_that_is_not_finite_is_still_drawn() -> None:
 
 def test_a_measurement_shows_its_proof() -> None:
     m = Measurement(
-        7, "scored", 1.25, seconds={"train": 10.0, "total": 12.0}, steps=100, tokens=1000, parameters=5, mfu=0.5,
+        7, "scored", 1.25, seconds={"train": 10.0, "total": 12.0}, steps=100, tokens=1000, train_tokens=4000,
+        parameters=54_240_000, active_parameters=38_100_000, mfu=0.5,
         peak_memory=10**9, claim=1.24, audit=Audit(64, 1e-4, 2e-4, 0.01), device_name="cpu", torch_version="2",
         curve=(Point(1, 0.1, 0.1, 5.0), Point(2, 0.2, 1.0, 2.0)),
     )  # fmt: skip
     rows = dict(tables.measurement_rows(m, BITS))
     assert rows["val_bpb"] == "1.2500" and "proved at 64 positions" in rows["audit"]
     assert rows["throughput"] == "100 tokens/s, MFU 50.0%" and rows["loss"] == "5.000 █▁ 2.000"
+    assert rows["model"] == "54.2 M parameters, 38.1 M active, peak memory 1.0 GB"
+    assert rows["trained"] == "100 steps, 1,000 tokens, 0.25 passes over the corpus" and "corpus" not in rows
+
+
+def test_a_corpus_that_is_repeated_is_warned_of_with_the_remedy() -> None:
+    m = Measurement(7, "scored", 1.25, steps=100, tokens=81_000_000, train_tokens=18_000_000, parameters=900)
+    line = tables.repetition(m)
+    assert line.startswith("warning: training passed 4.5 times over the corpus.") and "\n" not in line
+    assert "`autoresearch prepare --tokens 97_000_000`" in line
+    rows = dict(tables.measurement_rows(m, BITS))
+    assert rows["corpus"] == line and rows["trained"].endswith("4.50 passes over the corpus")
+    assert rows["model"].startswith("900 parameters, peak")
+    for tokens, there in ((None, 10), (10, None), (10, 0), (10, 10)):
+        assert tables.repetition(Measurement(1, "scored", tokens=tokens, train_tokens=there)) == ""
 
 
 def test_a_replay_sets_the_values_side_by_side() -> None:
@@ -174,6 +189,9 @@ def test_status_says_only_what_is_known() -> None:
         assert part in shown, part
     assert "crashed" not in shown
     assert "$0.50 (7 calls, 2 failed)" in drawn(tables.status_panel(full, None, Calls(7, 2, 0)))
+    assert "corpus" not in shown
+    repeated = Measurement(1, "scored", tokens=450, train_tokens=100)
+    assert "passed 4.5 times over the corpus" in drawn(tables.status_panel(full, tip=repeated))
 
 
 @pytest.mark.parametrize(

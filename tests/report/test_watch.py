@@ -4,15 +4,17 @@ import io
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Measurement, Point, Progress, Waiting
+from autoresearch.records import Experiment, Measurement, Metric, Point, Progress, Proposal, Waiting
 from autoresearch.report.state import StateFile, Tracker
 from autoresearch.report.watch import ConsoleWatcher, Panel, moving
+from autoresearch.schema import Run
 
 IDEA = Experiment(2, "t", "proposed", title="an idea [bold]\x1b[2J", expect=-0.5)
 DONE = Experiment(
@@ -60,6 +62,28 @@ def test_into_a_pipe_go_plain_lines(ledger: Ledger) -> None:
             "#2   an idea [bold]�[2J  (expects -0.5)",
             "     discarded    2.5000  worse by 0.5  12.0s",
         ]
+
+
+def test_a_repeated_corpus_is_warned_of_once_in_a_session(ledger: Ledger) -> None:
+    """As soon as it is measured, and, where a run is taken up, before anything is."""
+    repeated = Measurement(1, "scored", 2.0, tokens=30, train_tokens=10)
+    fresh = replace(repeated, tokens=10)
+
+    def said(*measurements: Measurement) -> list[str]:
+        out = io.StringIO()
+        with ConsoleWatcher(Console(file=out, width=80, highlight=False), ledger, "t") as watcher:
+            for number, measurement in enumerate(measurements, 2):
+                watcher.stage(replace(IDEA, number=number))
+                watcher.stage(replace(DONE, number=number, measurements=(measurement,)))
+        return [line.split()[0] for line in out.getvalue().splitlines()]
+
+    assert said(fresh, fresh) == ["#2", "discarded", "#3", "discarded"]
+    assert said(fresh, repeated, repeated) == ["#2", "discarded", "#3", "discarded", "warning:", "#4", "discarded"]
+    ledger.start(Run("t", 1.0, "p", "d", "---\n---\n", "search", "cpu", "stdlib", "f", Metric(), "s", "b"))
+    tip = ledger.propose(ledger.open_experiment("t"), Proposal("baseline"))
+    id = ledger.begin(tip, "first", 1)
+    ledger.advance(ledger.measured(tip, id, repeated), "done", status="kept")
+    assert said(fresh, repeated) == ["#2", "warning:", "discarded", "#3", "discarded"]
 
 
 def test_other_processes_are_told_while_it_lasts(ledger: Ledger) -> None:

@@ -28,18 +28,15 @@ def as_data(name: str, text: str) -> str:
     return f'<data name="{name}">\n{inert}\n</data>'
 
 
-def history(experiments: Sequence[Experiment], metric: Metric, train_tokens: int | None = None) -> str:
-    """The run in a page: where it stands, what was kept, what was tried of late and how each family fared.
-
-    `train_tokens`: how many the corpus has to train on.
-    """
+def history(experiments: Sequence[Experiment], metric: Metric) -> str:
+    """The run in a page: where it stands, what was kept, what was tried of late and how each family fared."""
     done = [e for e in experiments if e.status != "running"]
     if not done:
         return "Nothing has been run yet."
     tips = _tips(done, metric)
     kept = [e for e in done if e.holds]
     others = [e for e in done if not e.holds]
-    parts = [_standing(kept, metric, train_tokens)]
+    parts = [_standing(kept, metric)]
     if kept:
         parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
     if others:
@@ -81,7 +78,7 @@ def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]
     return tips
 
 
-def _standing(kept: Sequence[Experiment], metric: Metric, train_tokens: int | None) -> str:
+def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
     values = [e.value for e in kept if e.value is not None]
     if not values:
         return f"No {metric.name} has been measured yet."
@@ -90,11 +87,11 @@ def _standing(kept: Sequence[Experiment], metric: Metric, train_tokens: int | No
         f"{metric.name}: {_figure(values[0])} at the start, {_figure(values[-1])} now (gain {gain:+.4f};"
         " here a positive gain is always an improvement)."
     )
-    speed = _speed(kept[-1], train_tokens)
+    speed = _speed(kept[-1])
     return f"{standing}\nThe file as it is now: {speed}." if speed else standing
 
 
-def _speed(tip: Experiment, train_tokens: int | None) -> str:
+def _speed(tip: Experiment) -> str:
     """What the hardware makes of the tip: where time, memory and text are left."""
     first = tip.deciding
     if first is None or not first.tokens or not first.seconds.get("train"):
@@ -106,8 +103,12 @@ def _speed(tip: Experiment, train_tokens: int | None) -> str:
         parts.append(f"{format_size(first.peak_memory)} of memory at its peak")
     if first.seconds.get("warmup") is not None:
         parts.append(f"{format_duration(first.seconds['warmup'])} of warm-up before the clock")
-    if train_tokens:
-        parts.append(f"{first.tokens / train_tokens:.2f} passes over the {train_tokens:,} tokens to train on")
+    if first.passes is not None:
+        repeated = " (what memorizes, such as n-gram tables, does so with text that is repeated)"
+        parts.append(
+            f"{first.passes:.2f} passes over the {first.train_tokens:,} tokens to train on"
+            + (repeated if first.passes > 1 else "")
+        )
     return ", ".join(parts)
 
 
@@ -140,7 +141,8 @@ def _cost(experiment: Experiment) -> str:
     if first.tokens:
         parts.append(f"{first.tokens / 1e6:.3g}M tokens")
     if first.parameters:
-        parts.append(f"{first.parameters / 1e6:.2f}M params")
+        active = f" ({first.active_parameters / 1e6:.2f}M active)" if first.active_parameters else ""
+        parts.append(f"{first.parameters / 1e6:.2f}M params{active}")
     if first.peak_memory:
         parts.append(format_size(first.peak_memory))
     if first.loss is not None:

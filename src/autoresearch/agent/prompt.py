@@ -90,7 +90,8 @@ A harness that you cannot edit imports {path} and calls it. Keep all of this wor
   token, detached and left on the device. `run.progress` goes from 0 to 1 on the clock, and schedules follow it,
   since the number of steps is not known ahead. Then at once `run.save(model)`, once: work between the end of the
   clock and the save is a crash, and weights changed after it are not scored. `run.seed` is the only seed.
-- `model.flops_per_token`, if there is one, only informs: the share of the device's peak in the history (MFU).
+- `model.flops_per_token` and `model.active_parameters`, if they are there, only inform: of the share of the device's
+  peak (MFU), and of how many parameters one token's forward uses, where a table counts with the rows looked up.
 - Imports: the standard library and torch, nothing else. No network, no files, no subprocesses, no printing.
 - Only the hardware named below counts: code for other devices may go, if the meta device still builds the model.
 
@@ -220,10 +221,7 @@ def _tip(brief: Brief) -> str:
 
 
 def _changing(brief: Brief) -> str:
-    parts = [
-        "# What was tried\n\n"
-        + digest.as_data("history", digest.history(brief.history, brief.metric, brief.train_tokens))
-    ]
+    parts = ["# What was tried\n\n" + digest.as_data("history", digest.history(brief.history, brief.metric))]
     crash = digest.crash(brief.history[-1]) if brief.history else None
     if crash:
         parts.append(

@@ -1,7 +1,6 @@
 """The `run` that a `train_core` is handed: seed, device, data, clock, and where to put the weights."""
 
 import hashlib
-import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ class Run:
         self._data = TrainingData(task.tokens, task.seed, self.device)
         self._batches = self._steps = self._tokens = self._parameters = 0
         self._flops: float | None = None
+        self._active: float | None = None
         self._start_hash: str | None = None
         self._saved = False
 
@@ -51,7 +51,8 @@ class Run:
             raise Failure("run.start was called twice")
         self._parameters = parameter_count(model)
         self._start_hash = _weights_hash(unwrapped(model))
-        self._flops = _flops_per_token(unwrapped(model))
+        self._flops = _stated(unwrapped(model), "flops_per_token")
+        self._active = _stated(unwrapped(model), "active_parameters", self._parameters)
         self._clock.start()
         self._phases.enter("train")
 
@@ -107,6 +108,7 @@ class Run:
             steps=self._steps or self._batches,
             tokens=self._tokens,
             parameters=self._parameters,
+            active_parameters=None if self._active is None else int(self._active),
             peak_memory=self._peak_memory(),
             flops_per_token=self._flops,
             loss=self._curve.last,
@@ -146,11 +148,11 @@ def _weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _flops_per_token(model: nn.Module) -> float | None:
-    """What the model says of itself, as an attribute or a method; informational."""
-    stated = getattr(model, "flops_per_token", None)
+def _stated(model: nn.Module, name: str, most: float = sys.float_info.max) -> float | None:
+    """What the model says of itself, as an attribute or a method; None if that is no positive number up to `most`."""
+    stated = getattr(model, name, None)
     stated = stated() if callable(stated) else stated
-    return float(stated) if isinstance(stated, int | float) and 0 < stated < math.inf else None
+    return float(stated) if isinstance(stated, int | float) and 0 < stated <= most else None
 
 
 def _host_name(device: torch.device) -> str:

@@ -172,8 +172,10 @@ def spending(usd: float | None, calls: Calls, most: float | None = None) -> str:
     return " ".join(parts)
 
 
-def status_panel(report: Report, why: str | None = None, calls: Calls | None = None) -> RenderableType:
-    """Where the run stands, for a person."""
+def status_panel(
+    report: Report, why: str | None = None, calls: Calls | None = None, tip: Measurement | None = None
+) -> RenderableType:
+    """Where the run stands, for a person. tip: the measurement that the tip rests on."""
     counts = report.experiments
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -198,6 +200,8 @@ def status_panel(report: Report, why: str | None = None, calls: Calls | None = N
         rows.append(
             ("best", f"{report.metric['name']} {best.value:.4f}  (#{best.number}, {best.commit[:7]}{standing})")
         )
+    if tip and (warning := repetition(tip)):
+        rows.append(("corpus", warning))
     if report.gpu_busy is not None:
         rows.append(("device busy", f"{report.gpu_busy:.0%} of the time since the baseline"))
     if spent := spending(report.cost["llm_usd"], calls or Calls()):
@@ -265,9 +269,10 @@ def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
         (metric.name, value(m.value) if m.outcome == "scored" else f"{m.outcome} in {m.phase or '?'}: {m.reason}"),
         ("seed", str(m.seed)),
         ("time", phases),
-        ("trained", f"{m.steps} steps, {m.tokens:,} tokens" if m.tokens else ""),
+        ("trained", f"{m.steps} steps, {m.tokens:,} tokens{_over_the_corpus(m)}" if m.tokens else ""),
+        ("corpus", repetition(m)),
         ("throughput", f"{throughput:,.0f} tokens/s" + (f", MFU {m.mfu:.1%}" if m.mfu else "") if throughput else ""),
-        ("model", f"{m.parameters:,} parameters, peak memory {format_size(m.peak_memory)}" if m.parameters else ""),
+        ("model", f"{_parameters(m)}, peak memory {format_size(m.peak_memory)}" if m.parameters else ""),
         ("loss", sparkline([point.loss for point in m.curve])),
         ("device", f"{m.device_name}, torch {m.torch_version}" if m.device_name else ""),
         ("traceback", m.traceback or ""),
@@ -279,6 +284,32 @@ def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
              f"{m.audit.mean:+.1e} ± {m.audit.error:.1e} nats, largest {m.audit.largest:+.1e}"),
         )  # fmt: skip
     return [(name, content) for name, content in rows if content]
+
+
+def _parameters(m: Measurement) -> str:
+    """All of a model's, and those that one token uses: tables are large and nearly free in time."""
+    active = f", {_many(m.active_parameters)} active" if m.active_parameters else ""
+    return f"{_many(m.parameters or 0)} parameters{active}"
+
+
+def _many(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _over_the_corpus(m: Measurement) -> str:
+    return "" if m.passes is None else f", {m.passes:.2f} passes over the corpus"
+
+
+def repetition(m: Measurement) -> str:
+    """A warning in one line, with the remedy, if training went over the corpus more than once; else nothing."""
+    if m.passes is None or m.passes <= 1:
+        return ""
+    enough = format(int(float(f"{1.2 * (m.tokens or 0):.2g}")), "_")
+    return (
+        f"warning: training passed {m.passes:.1f} times over the corpus. N-gram tables memorize what is repeated, and "
+        "training losses flatter what memorizes: such figures say little about fresh text. Prepare more (`autoresearch "
+        f"prepare --tokens {enough}`, or a larger corpus) or shorten the budget, and start another run."
+    )
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -20,7 +20,7 @@ from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Progress, Waiting
 from autoresearch.report.live import Facts, View, at, gather
 from autoresearch.report.state import StateFile, Tracker
-from autoresearch.report.tables import first_line, harmless, status_word, value
+from autoresearch.report.tables import first_line, harmless, repetition, status_word, value
 from autoresearch.units import format_duration
 
 _EVERY = 0.5  # seconds between two drawings
@@ -50,6 +50,7 @@ class ConsoleWatcher:
         self._facts: Facts | None = None
         self._panel = Panel(console, self._view) if moving(console) else None
         self._announced = 0
+        self._looked_back = self._warned = False
 
     def __enter__(self) -> "ConsoleWatcher":
         self._publish()  # in place of what a process that was killed has left
@@ -78,6 +79,7 @@ class ConsoleWatcher:
             self._say(_announcement(experiment))
         if experiment.stage == "done":
             self._say(_verdict(experiment))
+        self._warn(experiment)
 
     def progress(self, experiment: Experiment, progress: Progress) -> None:
         """What it does now, on the view that moves."""
@@ -101,6 +103,16 @@ class ConsoleWatcher:
             self._facts = self._facts.moved_on(self._ledger, experiment)
         elif self._panel:
             self._facts = gather(self._ledger, self._tag)
+
+    def _warn(self, experiment: Experiment) -> None:
+        """Once, that the corpus is repeated: as just measured, or at first as the ledger has it of the tip."""
+        tip = None if self._looked_back else self._ledger.tip(self._tag)
+        self._looked_back = True
+        known = experiment if experiment.stage == "done" else tip
+        line = repetition(known.deciding) if known and known.deciding else ""
+        if line and not self._warned:
+            self._warned = True
+            self._say(Text(line, "yellow"))
 
     def _publish(self, seldom: bool = False) -> None:
         if self._file:
