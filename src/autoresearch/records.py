@@ -187,7 +187,8 @@ class ScoreTask:
     incumbent: str | None
     limit: float  # seconds the whole scoring may take
     result: int  # file descriptor: takes the ScoreResult, one line of JSON
-    losses: int  # file descriptor: takes the losses (.npz) if it is scored
+    losses: int  # file descriptor: takes the losses (.npz)
+    memory: int | None = None  # bytes the GPU has
     rows: int | None = None  # rows per batch; None: as many as suit the device
 
 

@@ -1,7 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 
-from autoresearch.harness import sampling
+from autoresearch.harness import sampling, validation
 
 
 def losses(size):
@@ -38,3 +40,87 @@ def test_large_claimed_gains_are_looked_at_first():
     claim[::100] = 0.0  # one target in a hundred claims all the gain
     sample = sampling.draw(incumbent, claim, 10, 200, np.random.default_rng(0))
     assert ((sample.rows * 10 + sample.places) % 100 == 0).mean() > 0.3
+
+
+def plainly(incumbent, claim, context, size, random):
+    """What `draw` does, in double precision and over the whole table."""
+
+    def shares(values):
+        return values / values.sum() if values.sum() > 0 else np.full(len(values), 1 / len(values))
+
+    gain = np.maximum(incumbent - claim, 0)
+    chance = 0.45 * shares(incumbent) + 0.45 * shares(gain) + 0.1 / len(claim)
+    rows = -(-len(claim) // context)
+    grid = np.concatenate([chance, np.zeros(rows * context - len(claim))]).reshape(rows, context)
+    drawn = sampling._inclusion(grid.sum(axis=1), min(size, rows))
+    chosen = sampling._systematic(drawn, random)
+    places = [np.searchsorted(row, random.random() * row[-1], side="right") for row in grid[chosen].cumsum(axis=1)]
+    return chosen, np.array(places), grid.sum(axis=1)[chosen] / (drawn[chosen] * grid[chosen, places])
+
+
+@pytest.mark.parametrize("size", [1000, 1003])
+@pytest.mark.parametrize("better", [0.0, 1.0])  # a claim that is worse throughout gains nothing anywhere
+def test_drawn_as_the_formula_says(size, better):
+    incumbent, claim = (values.astype(np.float32) for values in losses(size))
+    claim = claim if better else incumbent + 1
+    sample = sampling.draw(incumbent, claim, 10, 40, np.random.default_rng(3))
+    rows, places, weights = plainly(incumbent.astype(float), claim.astype(float), 10, 40, np.random.default_rng(3))
+    assert (sample.rows == rows).all()
+    assert (sample.places == places).all()
+    assert sample.weights == pytest.approx(weights, rel=1e-5)
+
+
+@pytest.fixture
+def kept(texts, tmp_path):
+    """What a model of pairs has lost on the text, as it is kept."""
+    text = validation.read(texts.validation[1024], 32, 10**9)
+    lost = np.random.default_rng(1).gamma(1.0, 2.0, text.targets).astype(np.float32)
+    with (tmp_path / "losses.npz").open("wb") as file:
+        sampling.save_losses(file, text, lost)
+    return text, lost, tmp_path / "losses.npz"
+
+
+def test_the_incumbents_losses_come_back_as_they_were(kept):
+    text, lost, path = kept
+    assert (sampling.incumbent_losses(str(path), text) == lost).all()
+
+
+def test_losses_are_spread_over_the_bytes_of_another_vocabulary(texts, kept):
+    pairs, lost, path = kept
+    text = validation.read(texts.validation[256], 48, 10**9)
+    spread = sampling.incumbent_losses(str(path), text)
+    assert len(spread) == text.targets
+    assert spread.sum() == pytest.approx(lost.sum(dtype=float), rel=1e-6)
+    first = spread[: max(1, pairs.sizes[0])]  # of the bytes of the first pair
+    assert first == pytest.approx(np.full(len(first), lost[0] / len(first)), rel=1e-6)
+
+
+def forms(text, lost):
+    """Files that are not what is kept of this text, by name."""
+
+    def npz(**arrays):
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+    whole = npz(sizes=text.sizes, losses=lost)
+    return {
+        "cut short": whole[: len(whole) // 2],
+        "empty": b"",
+        "something else": b"no archive at all",
+        "one array": npz(losses=lost),
+        "places as numbers in double precision": npz(places=np.arange(len(lost) + 1.0), losses=lost),
+        "other types": npz(sizes=text.sizes.astype(float), losses=lost),
+        "another text": npz(sizes=text.sizes[:-1], losses=lost[:-1]),
+        "not numbers": npz(sizes=text.sizes, losses=lost * np.float32("nan")),
+        "no array at all": npz(sizes=np.array(3), losses=np.array(2.0)),
+    }
+
+
+def test_a_file_that_is_no_such_losses_is_as_good_as_none(kept, tmp_path):
+    text, lost, _ = kept
+    expected = sampling.unigram(text)
+    for name, data in forms(text, lost).items():
+        (tmp_path / "other.npz").write_bytes(data)
+        assert (sampling.incumbent_losses(str(tmp_path / "other.npz"), text) == expected).all(), name
+    assert (sampling.incumbent_losses(str(tmp_path / "nowhere.npz"), text) == expected).all()

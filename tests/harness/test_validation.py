@@ -23,7 +23,8 @@ def test_only_whole_documents_up_to_the_limit(texts):
     assert short.bytes == other.bytes  # the same text, whatever the vocabulary
 
 
-def test_offsets_count_the_text_before_a_target(texts):
+def test_sizes_count_the_text_of_each_target(texts):
     byte, pair = (validation.read(texts.validation[vocab], 32, 10**9) for vocab in (256, 1024))
-    ends = [text.offsets[text.stream == text.bos] for text in (byte, pair)]
+    ends = [text.sizes.cumsum()[text.stream == text.bos] for text in (byte, pair)]
     assert (ends[0] == ends[1]).all()  # documents end at the same places
+    assert ends[0][-1] == byte.bytes == pair.bytes

@@ -1,6 +1,7 @@
 """Where a claimed score is audited: positions drawn in proportion to what cheating there would be worth."""
 
 from typing import BinaryIO, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from autoresearch.harness.validation import Validation
 
 Floats = NDArray[np.float64]
+Losses = NDArray[np.floating]  # nats of each target, [N], in single or double precision
 
 
 class Sample(NamedTuple):
@@ -18,27 +20,35 @@ class Sample(NamedTuple):
     weights: Floats
 
 
-def draw(incumbent: Floats, claim: Floats, context: int, size: int, random: np.random.Generator) -> Sample:
+def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.random.Generator) -> Sample:
     """Draw `size` targets, or one of each row if there are fewer rows.
 
-    incumbent, claim: nats of each target, [N]. A target is drawn with probability 0.45 in proportion to the
-    incumbent's loss, 0.45 in proportion to the gain claimed over it, 0.1 evenly, which bounds the weights. Rows are
-    drawn without return by systematic sampling, so their chances are exactly what is asked (Madow 1949).
+    A target is drawn with probability 0.45 in proportion to the incumbent's loss, 0.45 in proportion to the gain
+    claimed over it, 0.1 evenly, which bounds the weights. Rows are drawn without return by systematic sampling, so
+    their chances are exactly what is asked (Madow 1949).
     """
-    even = np.full(len(claim), 1.0)
-    gain = np.maximum(incumbent - claim, 0.0)
-    chance = 0.45 * _shares(incumbent) + 0.45 * _shares(gain) + 0.10 * _shares(even)
-    rows = -(-len(claim) // context)
-    table = np.zeros(rows * context)
-    table[: len(claim)] = chance
-    grid = table.reshape(rows, context)
-    share = grid.sum(axis=1)
-    drawn = _inclusion(share, min(size, rows))
+    gain = np.subtract(incumbent, claim)
+    np.maximum(gain, 0.0, out=gain)
+    even = np.broadcast_to(np.float32(1.0), len(claim))
+    starts = np.arange(0, len(claim), context)
+    parts = []  # of the chance: values in proportion to which it is given, and by what factor
+    share = np.zeros(len(starts))
+    for weight, values in ((0.45, incumbent), (0.45, gain), (0.10, even)):
+        if not values.any():
+            values = even
+        by_row = np.add.reduceat(values, starts, dtype=np.float64)
+        factor = weight / by_row.sum()
+        share += factor * by_row
+        parts.append((values, factor))
+    drawn = _inclusion(share, min(size, len(starts)))
     chosen = _systematic(drawn, random)
-    cumulative = np.cumsum(grid[chosen], axis=1)
+    targets = chosen[:, None] * context + np.arange(context)
+    there = targets < len(claim)  # but for the padding of the last row
+    grid = np.where(there, sum(factor * values[np.where(there, targets, 0)] for values, factor in parts), 0.0)
+    cumulative = np.cumsum(grid, axis=1)
     places = np.array([np.searchsorted(row, random.random() * row[-1], side="right") for row in cumulative])
-    places = np.minimum(places, np.count_nonzero(grid[chosen], axis=1) - 1)
-    return Sample(chosen, places, 1.0 / (drawn[chosen] * grid[chosen, places] / share[chosen]))
+    places = np.minimum(places, np.count_nonzero(grid, axis=1) - 1)
+    return Sample(chosen, places, 1.0 / (drawn[chosen] * grid[np.arange(len(grid)), places] / share[chosen]))
 
 
 def unigram(validation: Validation) -> Floats:
@@ -49,33 +59,43 @@ def unigram(validation: Validation) -> Floats:
 
 
 def save_losses(file: BinaryIO, validation: Validation, losses: NDArray[np.float32]) -> None:
-    """Keep the loss of each target by its place in the text, so that it can be compared across vocabularies."""
-    np.savez(file, places=_places(validation), losses=losses)
+    """Keep the loss of each target with its size in the text, so that it can be compared across vocabularies."""
+    np.savez(file, sizes=validation.sizes, losses=losses)
 
 
-def incumbent_losses(path: str | None, validation: Validation) -> Floats:
-    """The incumbent's nats for each target here. One with another vocabulary has its losses spread over their bytes."""
-    if path is None:
+def incumbent_losses(path: str | None, validation: Validation) -> Losses:
+    """The incumbent's nats for each target here. One with another vocabulary has its losses spread over their bytes.
+
+    A file that is not there, or is not what `save_losses` writes of this text, is as good as none.
+    """
+    kept = _load(path) if path else None
+    if kept is None:
         return unigram(validation)
-    with np.load(path, allow_pickle=False) as file:
-        places, losses = file["places"].astype(np.float64), file["losses"].astype(np.float64)
-    here = _places(validation)
-    if places[-1] != here[-1]:  # it was scored on another text
+    sizes, losses = kept
+    if np.array_equal(sizes, validation.sizes):
+        return losses
+    here, there = _places(validation.sizes), _places(sizes)
+    if here[-1] != there[-1]:  # it was scored on another text
         return unigram(validation)
-    cumulative = np.concatenate([[0.0], np.cumsum(losses)])
-    nats: Floats = np.diff(np.interp(here, places, cumulative)).clip(min=0.0)
+    cumulative = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
+    nats: Floats = np.diff(np.interp(here, there, cumulative)).clip(min=0.0)
     return nats
 
 
-def _places(validation: Validation) -> Floats:
+def _load(path: str) -> tuple[NDArray[np.uint16], NDArray[np.float32]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            sizes, losses = file["sizes"], file["losses"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    if (sizes.dtype, losses.dtype) != (np.uint16, np.float32) or sizes.ndim != 1 or sizes.shape != losses.shape:
+        return None
+    return (sizes, losses.clip(min=0.0)) if np.isfinite(losses).all() else None
+
+
+def _places(sizes: NDArray[np.uint16]) -> Floats:
     """[N + 1]: where each target begins, and the last one ends, in bytes; BOS counts one, so that it has a place."""
-    sizes = np.diff(validation.offsets, append=validation.bytes)
-    return np.concatenate([[0.0], np.cumsum(np.maximum(sizes, 1))])
-
-
-def _shares(values: Floats) -> Floats:
-    total = values.sum()
-    return values / total if total > 0 else np.full(len(values), 1.0 / len(values))
+    return np.concatenate([[0.0], np.cumsum(np.maximum(sizes, 1), dtype=np.int64)])
 
 
 def _inclusion(share: Floats, size: int) -> Floats:

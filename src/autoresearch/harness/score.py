@@ -30,6 +30,7 @@ OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd o
 MEAN = 0.001  # nats, and ...
 ERRORS = 4.0  # ... standard errors: a mean difference beyond both is no accident
 CORRECTION = 2.0  # standard errors beyond which a claim is corrected
+_SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
 
 LEAK = "the score is not believed: the model uses information it should not have (tokens at or after the one predicted)"
 UNSTABLE = "the score is not believed: the model does not reproduce its predictions in a fresh process"
@@ -37,8 +38,12 @@ UNSTABLE = "the score is not believed: the model does not reproduce its predicti
 
 def score(task: ScoreTask) -> None:
     """Score, and answer over the task's descriptors, which none of the candidate's processes inherits."""
-    result = Judge(task).judge()
-    write_all(task.result, json.dumps(dataclasses.asdict(result)).encode() + b"\n")
+    judge = Judge(task)
+    try:
+        result = judge.judge()
+        write_all(task.result, json.dumps(dataclasses.asdict(result)).encode() + b"\n")
+    finally:
+        judge.close()
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Judge:
     rows: int = field(init=False)  # per batch
     deadline: float = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    servers: list[Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.task.limit
@@ -57,41 +63,50 @@ class Judge:
         self.random = np.random.default_rng()  # seeded by the operating system
 
     def judge(self) -> ScoreResult:
-        """Never raises for what the candidate does."""
-        servers = [self._server("open"), self._server("sealed")]  # both import torch at once; only one is told to go
+        """Once. Never raises for what the candidate does."""
         try:
+            claimed, sealed = self._server("open"), self._server("sealed")  # both get ready; one is told to go
+            claimed.go()
+            began = time.monotonic()
+            # What does not need the claim is done while the candidate builds its model.
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
-            claim = self._claim(servers[0], servers[1])
             incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
-            sample = sampling.draw(incumbent, claim.astype(np.float64), self.task.context, self.task.audit, self.random)
-            difference = self._difference(servers[1], claim, sample)
+            claim = self._claim(claimed, sealed)
+            self.seconds["open"] = time.monotonic() - began
+            sealed.go()
+            self._save(claim)
+            sample = sampling.draw(incumbent, claim, self.task.context, self.task.audit, self.random)
+            difference = self._difference(sealed, claim, sample)
             persists = np.zeros(len(difference), dtype=bool)
             if (suspects := np.abs(difference) > OUTLIER).any():
-                servers.append(self._server("sealed"))
-                again = self._difference(servers[2], claim, sample)
+                sealed.stop()
+                third = self._server("sealed")
+                third.go()
+                again = self._difference(third, claim, sample)
                 persists = suspects & (np.abs(again) > OUTLIER) & (np.sign(again) == np.sign(difference))
+            self.seconds["sealed"] = time.monotonic() - began - self.seconds["open"]
             return self._verdict(claim, difference, sample.weights, persists)
         except Refused as error:
             return ScoreResult("crashed", str(error), seconds=self.seconds)
         except TimeoutError:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
-        finally:
-            for server in servers:
-                server.stop()
+
+    def close(self) -> None:
+        """End what still runs. A GPU takes its time to let a process go, so the result is told first."""
+        for server in self.servers:
+            server.stop()
 
     def _claim(self, server: Server, spare: Server) -> NDArray[np.float32]:
         """float32[targets], as the open process says. Each row once, in secret order, with random company."""
-        began = time.monotonic()
         count = len(self.text.tokens)
         order = self.random.permutation(-(-count // self.rows) * self.rows) % count  # the last batch is filled up
         batches = order.reshape(-1, self.rows)
         frames = (self.text.tokens[batch].astype("<u2").tobytes() for batch in batches)
         table = np.zeros((count, self.task.context), dtype=np.float32)
-        for batch, reply in zip(batches, server.ask(frames, self.deadline), strict=True):
+        for batch, reply in zip(batches, server.ask(frames, len(batches), self.deadline), strict=True):
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
         server.stop()
         kill_strays({spare.pid})
-        self.seconds["open"] = time.monotonic() - began
         claim = table.reshape(-1)[: self.text.targets]
         if not np.isfinite(claim).all():
             raise Refused("the losses are not finite")
@@ -99,12 +114,17 @@ class Judge:
             raise Refused("the losses are negative")
         return claim
 
+    def _save(self, claim: NDArray[np.float32]) -> None:
+        """Leave the losses for later audits. They count only if this scoring ends well."""
+        with os.fdopen(self.task.losses, "wb") as file:
+            sampling.save_losses(file, self.text, claim)
+
     def _difference(self, server: Server, claim: NDArray[np.float32], sample: Sample) -> Floats:
         """float64[positions]: nats that each target costs more in a sealed process than was claimed."""
-        began = time.monotonic()
         losses = []
-        replies = server.ask(self._sealed_frames(sample), self.deadline)
-        for start, reply in zip(range(0, len(sample.rows), self.rows), replies, strict=True):
+        starts = range(0, len(sample.rows), self.rows)
+        replies = server.ask(self._sealed_frames(sample), len(starts), self.deadline)
+        for start, reply in zip(starts, replies, strict=True):
             rows, places = sample.rows[start : start + self.rows], sample.places[start : start + self.rows]
             logits = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)[: len(rows)].astype(np.float64)
             if np.isnan(logits).any() or np.isposinf(logits).any():
@@ -113,8 +133,6 @@ class Judge:
             with np.errstate(invalid="ignore"):
                 total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
                 losses.append(total - logits[np.arange(len(rows)), self.text.tokens[rows, places + 1]])
-        server.stop()
-        self.seconds["sealed"] = self.seconds.get("sealed", 0.0) + time.monotonic() - began
         sealed = np.concatenate(losses)
         if not np.isfinite(sealed).all():
             raise Refused("the losses are not finite")
@@ -154,8 +172,6 @@ class Judge:
             return ScoreResult(
                 "quarantined", reason, None, result.claim, result.targets, result.bytes, audit, self.seconds
             )
-        with os.fdopen(self.task.losses, "wb") as file:
-            sampling.save_losses(file, self.text, claim)
         return result
 
     def _server(self, mode: str) -> Server:
@@ -170,7 +186,9 @@ class Judge:
             read=-1,
             write=-1,
         )
-        return Server(task, Path(self.task.folder))
+        server = Server(task, Path(self.task.folder))
+        self.servers.append(server)
+        return server
 
 
 def _audit(difference: Floats, weights: Floats) -> Audit:
@@ -192,6 +210,7 @@ def _disbelief(audit: Audit, outliers: Floats) -> str | None:
 
 
 def _rows_per_batch(task: ScoreTask) -> int:
-    """As many rows as keep the device busy, with room for float logits of a large vocabulary."""
-    tokens, numbers = (65536, 2**30) if task.device == "cuda" else (4096, 2**24)
-    return max(1, min(tokens, numbers // task.tokens.vocab_size) // task.context)
+    """As many rows as keep the device busy, if their logits take no more than a sixteenth of its memory in float32:
+    a model makes several such tensors."""
+    tokens, logits = (65536, (task.memory or _SMALL) // 64) if task.device == "cuda" else (4096, 2**24)
+    return max(1, min(tokens, logits // task.tokens.vocab_size) // task.context)

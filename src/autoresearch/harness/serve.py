@@ -2,24 +2,32 @@
 
 An *open* process sees whole rows and claims losses; a *sealed* one sees rows cut before the target. Nothing that is
 computed here is believed: the judge checks the one against the other.
+
+The device never waits: while it works on one batch, the next one is read from the pipe and launched.
 """
 
+import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from itertools import cycle
+from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from autoresearch.harness import candidate
-from autoresearch.harness.wire import GO, OK, ServeTask, read_exactly, write_all
+from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
 
 T = TypeVar("T")
+Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
+
+_PART = 2**24  # logits that are turned into losses in one go: in float32 all of them together are large
 
 
 class _Stop(Exception):
@@ -29,19 +37,68 @@ class _Stop(Exception):
         self.status = status
 
 
+class _Batch:
+    """What one batch needs on the host: page-locked on a GPU's, so that copies to and from it run behind the host."""
+
+    def __init__(self, task: ServeTask) -> None:
+        self._behind = task.device == "cuda"
+        # int16, since torch computes little in uint16.
+        self._frame = torch.empty(task.rows, task.context + 1, dtype=torch.int16, pin_memory=self._behind)
+        self._reply = torch.empty(task.reply_size // 4, dtype=torch.float32, pin_memory=self._behind)
+        self._done = torch.cuda.Event() if self._behind else None  # type: ignore[no-untyped-call]
+
+    def read(self, task: ServeTask) -> bool:
+        """Take in the next frame; False if the judge has closed the pipe."""
+        return read_into(task.read, self._frame.numpy().data.cast("B"))
+
+    def launch(self, answer: Answer, model: nn.Module, task: ServeTask) -> None:
+        """Have it computed; on a GPU this does not wait for the result."""
+        frame = self._frame.to(task.device, non_blocking=self._behind).long() & 0xFFFF
+        self._reply.copy_(answer(model, frame, task).flatten(), non_blocking=self._behind)
+        if self._done:
+            self._done.record()
+
+    def wait(self) -> None:
+        """Until the result is here."""
+        if self._done:
+            self._done.synchronize()
+
+    def write(self, task: ServeTask) -> None:
+        """Send the result, once it is here."""
+        write_all(task.write, bytes([OK]))
+        write_all(task.write, self._reply.numpy().data.cast("B"))
+
+
 def serve(task: ServeTask) -> None:
-    """Wait for the word to go, then answer frames until the judge closes the pipe."""
-    if read_exactly(task.read, 1) != GO:
+    """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
+    batches = [_Batch(task), _Batch(task)]
+    _wake(torch.device(task.device))
+    go = bytearray(1)
+    if not read_into(task.read, memoryview(go)) or go != GO:
         return
+    if task.mode == "sealed":
+        _seal(task)
     try:
         model = _model(task)
         write_all(task.write, bytes([OK]))
-        answer = _losses if task.mode == "open" else _logits
-        for frame in _frames(task):
-            reply = _guarded(5, partial(answer, model, frame, task))
-            write_all(task.write, bytes([OK]) + reply)
+        _answer(model, batches, task)
     except _Stop as stop:
         write_all(task.write, bytes([stop.status]))
+
+
+def _wake(device: torch.device) -> None:
+    """Start the GPU's context and libraries, which takes a while, before the candidate's code is let in."""
+    if device.type == "cuda":
+        x = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
+        F.cross_entropy((x @ x).float(), torch.zeros(64, device=device, dtype=torch.long), reduction="none").cpu()
+
+
+def _seal(task: ServeTask) -> None:
+    """Nothing that another process has compiled is loaded, and no time is lost on compiling for a few rows."""
+    caches = Path(tempfile.mkdtemp(dir=Path(task.source).parent))  # empty, and of a name that nobody knew before
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
+    if task.device == "cuda":  # elsewhere it would import the compiler, for nothing
+        torch.compiler.set_stance("force_eager")
 
 
 def _model(task: ServeTask) -> nn.Module:
@@ -52,29 +109,43 @@ def _model(task: ServeTask) -> nn.Module:
     return model.eval()
 
 
-def _frames(task: ServeTask) -> Iterator[np.ndarray]:
-    """uint16[rows, context + 1] each."""
-    while (data := read_exactly(task.read, task.frame_size)) is not None:
-        yield np.frombuffer(data, dtype="<u2").reshape(task.rows, task.context + 1)
+def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask) -> None:
+    """All frames, each with one more behind it on the device."""
+    count = bytearray(COUNT)
+    if not read_into(task.read, memoryview(count)):
+        return
+    answer = _losses if task.mode == "open" else _logits
+    before: _Batch | None = None
+    for _, batch in zip(range(int.from_bytes(count, "little")), cycle(batches), strict=False):
+        if not batch.read(task):
+            return
+        _guarded(5, partial(batch.launch, answer, model, task))
+        if before:
+            _guarded(5, before.wait)
+            before.write(task)
+        before = batch
+    if before:
+        _guarded(5, before.wait)
+        before.write(task)
 
 
-def _losses(model: nn.Module, frame: np.ndarray, task: ServeTask) -> bytes:
-    """The loss of every target, float32[rows, context]: computed row by row, since in float32 all logits are large."""
-    tokens = torch.from_numpy(frame.astype(np.int64)).to(task.device)
-    targets = tokens[:, 1:].contiguous()  # our own copy: the model may do to its input what it likes
-    logits = _forward(model, tokens[:, :-1].clone(), task)
+def _losses(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:
+    """The loss of every target, float32[rows * context]; frame: int64[rows, context + 1]."""
+    targets = frame[:, 1:].contiguous()  # our own copy: the model may do to its input what it likes
+    logits = _forward(model, frame[:, :-1].clone(), task)
+    rows = max(1, _PART // (task.context * task.vocab_size))
     losses = [
-        F.cross_entropy(row.float(), target, reduction="none") for row, target in zip(logits, targets, strict=True)
+        F.cross_entropy(part.flatten(0, 1).float(), target.flatten(), reduction="none")
+        for part, target in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
     ]
-    return _bytes(torch.stack(losses))
+    return torch.cat(losses)
 
 
-def _logits(model: nn.Module, frame: np.ndarray, task: ServeTask) -> bytes:
-    """The logits at one place in each row, float32[rows, vocab_size]."""
-    tokens = torch.from_numpy(frame[:, :-1].astype(np.int64)).to(task.device)
-    places = torch.from_numpy(frame[:, -1].astype(np.int64)).to(task.device)
-    logits = _forward(model, tokens, task)
-    return _bytes(logits[torch.arange(task.rows, device=task.device), places].float())
+def _logits(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:
+    """The logits at one place in each row, float32[rows, vocab_size]; frame: int64[rows, context + 1], places last."""
+    places = frame[:, -1].clone()
+    logits = _forward(model, frame[:, :-1].clone(), task)
+    return logits[torch.arange(task.rows, device=logits.device), places].float()
 
 
 @torch.inference_mode()
@@ -88,10 +159,6 @@ def _forward(model: nn.Module, tokens: Tensor, task: ServeTask) -> Tensor:
     if not logits.is_floating_point():
         raise _Stop(8)
     return logits
-
-
-def _bytes(values: Tensor) -> bytes:
-    return np.ascontiguousarray(values.cpu().numpy(), dtype="<f4").tobytes()
 
 
 def _guarded(status: int, work: Callable[[], T]) -> T:

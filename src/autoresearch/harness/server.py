@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from autoresearch.harness.wire import GO, Line, Refused, ServeTask
+from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask
 
 _PATIENCE = 15.0
 
@@ -36,21 +37,24 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, frames: Iterable[bytes], deadline: float) -> Iterator[bytes]:
-        """The reply to each frame, in order. Raises Refused if there is none; TimeoutError at the deadline."""
+    def go(self) -> None:
+        """Let the candidate's code in. Once, before anything is asked."""
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either, which is told where it is awaited
+            os.write(self._write, GO)
+
+    def ask(self, frames: Iterator[bytes], count: int, deadline: float) -> Iterator[bytes]:
+        """The reply to each of `count` frames, in order. Once. Raises Refused if there is none; TimeoutError at the
+        deadline."""
         line = Line(self._read, self._write, deadline)
-        line.send(GO)
+        line.send(count.to_bytes(COUNT, "little"))
+        for frame in islice(frames, AHEAD):
+            line.send(frame)
         try:
             line.receive(0)
-            asked = 0
-            waiting = iter(frames)
-            for frame in waiting:
-                line.send(frame)
-                asked += 1
-                if asked > 1:  # one frame ahead, so the server finds its next one there
-                    yield line.receive(self._task.reply_size)
-            if asked:
+            for _ in range(count):
                 yield line.receive(self._task.reply_size)
+                for frame in islice(frames, 1):
+                    line.send(frame)
         except EOFError:
             raise Refused("the scoring process ended before it had answered") from None
 

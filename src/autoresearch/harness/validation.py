@@ -19,7 +19,7 @@ class Validation:
     tokens: NDArray[np.uint16]
     targets: int
     bytes: int
-    offsets: NDArray[np.int64]  # [targets]: bytes of text before each target
+    sizes: NDArray[np.uint16]  # [targets]: bytes of text that each stands for, 0 for BOS
     bos: int
     vocab_size: int
 
@@ -43,5 +43,5 @@ def read(tokens: TokenFile, context: int, limit: int) -> Validation:
     whole = len(targets) // context
     table[:whole, 1:] = targets[: whole * context].reshape(whole, context)
     table[whole:, 1 : 1 + len(targets) - whole * context] = targets[whole * context :]
-    sizes = token_bytes[targets].astype(np.int64)
-    return Validation(table, len(targets), prefix.bytes, np.cumsum(sizes) - sizes, tokens.bos, tokens.vocab_size)
+    sizes = token_bytes.astype(np.uint16)[targets]
+    return Validation(table, len(targets), prefix.bytes, sizes, tokens.bos, tokens.vocab_size)

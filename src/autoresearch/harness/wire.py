@@ -1,7 +1,8 @@
 """What the judge and a serving process say to each other: fixed-size frames over two pipes, no pickles, no text.
 
-Judge to server: one byte to go, then frames. Server to judge: one byte of status when the model is there, then one
-byte of status and, if that is OK, a payload for each frame. The judge believes sizes and nothing else.
+Judge to server: one byte to go; then how many frames will come, and the frames. Server to judge: one byte of status
+when the model is there, then one byte of status and, if that is OK, a payload for each frame. The server reads a frame
+ahead of the one it answers. The judge believes sizes and nothing else.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Literal
 
 GO = b"g"
 OK = 0
+COUNT = 4  # bytes of the number of frames, little-endian
+AHEAD = 3  # frames without a reply: one is computed, one is launched behind it, one is on its way
 FAILURES = {
     1: "the file could not be imported for scoring",
     2: "build_model failed in scoring",
@@ -34,7 +37,7 @@ class ServeTask:
     """What a serving process is told, as JSON: no path to text, and no target.
 
     An open server gets rows with their targets, uint16[rows, context + 1], and returns float32[rows, context] losses.
-    A sealed one gets cut rows, uint16[rows, context], and a place in each, uint16[rows]; it returns
+    A sealed one gets uint16[rows, context + 1], cut rows and a place in each as the last column; it returns
     float32[rows, vocab_size] logits.
     """
 
@@ -57,19 +60,17 @@ class ServeTask:
         return self.rows * (self.context if self.mode == "open" else self.vocab_size) * 4
 
 
-def read_exactly(fd: int, size: int) -> bytes | None:
-    """`size` bytes, or None if the other side has closed first."""
-    parts = []
-    while size:
-        part = os.read(fd, min(size, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def read_into(fd: int, view: memoryview) -> bool:
+    """Fill the view; False if the other side has closed first."""
+    while view:
+        size = os.readv(fd, [view])
+        if not size:
+            return False
+        view = view[size:]
+    return True
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """All of it, however little the pipe takes at a time."""
     view = memoryview(data)
     while view:
