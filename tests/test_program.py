@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch import program
+from autoresearch import knobs, program, trial
 from autoresearch.errors import Misuse
 from autoresearch.settings import Settings
+
+CORE = Path(__file__).parents[1] / "src" / "autoresearch" / "train_core.py"
 
 
 def settings(text: str) -> Settings:
@@ -138,6 +140,25 @@ def test_the_programs_that_come_along_are_valid(path: Path) -> None:
     made = program.load(path)
     assert len(made.prose) > 1000
     assert made.settings.vocab_sizes and made.settings.budget > 0
+
+
+@pytest.mark.parametrize("path", sorted(program.shipped().glob("*.md")), ids=lambda path: path.name)
+def test_their_constants_are_knobs_of_the_training_file_and_within_its_domains(path: Path) -> None:
+    made, source = program.load(path), CORE.read_text()
+    known, values = knobs.read(source), knobs.values(trial.with_constants(source, made))
+    assert values["VOCAB_SIZE"] in made.settings.vocab_sizes
+    assert values["BATCH_ROWS"] % values["MICRO_ROWS"] == 0
+    for name, value in made.settings.constants.items():
+        assert type(value) is type(known[name].value), name
+        domain = known[name].domain
+        assert domain is None or not domain.choices or value in domain.choices, name
+        assert domain is None or domain.choices or domain.low <= value <= domain.high, name
+
+
+@pytest.mark.parametrize(("name", "card"), [("default", 80), ("24gb", 24), ("8gb", 8)])
+def test_a_program_for_a_card_asks_for_less_than_the_card_has(name: str, card: int) -> None:
+    settings = program.load(program.shipped() / f"{name}.md").settings
+    assert settings.device == "cuda" and settings.memory_limit and settings.memory_limit < card * 10**9
 
 
 def test_the_table_of_keys_has_every_key_and_its_default_as_a_person_writes_it() -> None:

@@ -206,7 +206,8 @@ _README = """# A lab
     autoresearch status
     autoresearch log
 
-`programs/tiny.md` needs no GPU; `programs/default.md` wants one. What was kept is on the branch `autoresearch/tiny`.
+`programs/tiny.md` needs no GPU; `programs/default.md` wants one with 80 GB, `programs/24gb.md` and `programs/8gb.md`
+what their names say. What was kept is on the branch `autoresearch/tiny`.
 
 A model proposes if ANTHROPIC_API_KEY or OPENAI_API_KEY is set, and else a search over the file's constants.
 `autoresearch doctor` says whether keys, disk and GPU will do; it costs nothing.

@@ -98,7 +98,9 @@ class TestHistory:
         assert "optimizer 2/1, architecture 2/0, batch 1/1" in text
 
     def test_steps_parameters_and_memory_are_shown(self):
-        cost = Measurement(1, "scored", value=1.9, steps=412, parameters=530_000, active_parameters=410_000, peak_memory=533_000_000)
+        cost = Measurement(
+            1, "scored", value=1.9, steps=412, parameters=530_000, active_parameters=410_000, peak_memory=533_000_000
+        )
         text = digest.history([baseline(), experiment(2, "kept", 1.9, title="A", measurements=(cost,))], Metric())
         assert "#2 1.9000 (gain +0.1000) in 412 steps, 0.53M params (0.41M active), 533.0 MB [other] A" in text
 

@@ -64,6 +64,8 @@ def test_device_is_found_or_its_lack_is_said(monkeypatch):
     assert "cores" in device.describe_hardware("cpu")
     assert device.peak_flops("NVIDIA H200") == 989e12
     assert device.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert device.peak_flops("NVIDIA GeForce RTX 4060 Ti") == 44e12
+    assert device.peak_flops("NVIDIA GeForce RTX 4060") == 30e12
     assert device.peak_flops("Imaginary 1") is None
     monkeypatch.setattr(gpus.shutil, "which", lambda _: None)
     with pytest.raises(EngineError, match="No NVIDIA GPU"):

@@ -1,0 +1,103 @@
+"""Whether a program fits a smaller card: `python benchmarks/memory.py programs/24gb.md [--cap 21] [--tokens 500e6]`.
+
+Trains a program's baseline for three steps on made-up tokens and scores it, through the engine as a run would, with
+every process held to `--cap` GB of the GPU at hand; without it, to the program's memory_limit. Prints the peak memory of
+training and of scoring. Exit code 1 if it does not fit. On a processor nothing is held.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from autoresearch import knobs, program, trial
+from autoresearch.engine.local import LocalEngine
+from autoresearch.records import CorpusView, Program, TokenFile
+from autoresearch.units import format_size
+
+STEPS = 3
+SCORED = 300_000  # tokens: several batches, since a batch's peak is told when the next one begins
+STORY = 200  # tokens of a document
+TOKEN = 4  # bytes of text that a token stands for
+
+# Behind the baseline's file: the cap, from the first weights on, and in scoring the peak so far, on the scorer's log.
+HELD = """
+
+_build, _main, _trains = build_model, main, False
+
+
+def build_model(device):
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction({cap} / torch.cuda.get_device_properties(device).total_memory)
+    model = _build(device)
+    if not _trains and device.type == "cuda":
+        model.register_forward_pre_hook(lambda *_: print("peak", torch.cuda.max_memory_allocated(), flush=True))
+    return model
+
+
+def main(run):
+    global _trains
+    _trains = True
+    _main(run)
+"""
+
+
+def tokens(path: Path, count: int, vocab_size: int) -> TokenFile:
+    """Made-up documents of STORY tokens each."""
+    bos = vocab_size - 1
+    stream = np.random.default_rng(0).integers(bos, size=count, dtype=np.uint16)
+    stream[STORY - 1 :: STORY] = bos
+    stream.astype("<u2", copy=False).tofile(path)
+    sizes = path.with_suffix(".npy")
+    np.save(sizes, np.where(np.arange(vocab_size) == bos, 0, TOKEN).astype(np.int32))
+    return TokenFile(str(path), vocab_size, bos, count, TOKEN * (count - count // STORY), str(sizes))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", type=Path)
+    parser.add_argument("--cap", type=float, help="GB (10^9 bytes) that a process may take of the GPU")
+    parser.add_argument("--tokens", type=float, default=500e6, help="to train on: they may lie on the GPU, too")
+    parser.add_argument("--file", type=Path, default=Path(trial.__file__).with_name("train_core.py"), help="to train")
+    options = parser.parse_args()
+    chosen = program.load(options.program)
+    cap = int(options.cap * 1e9) if options.cap else chosen.settings.memory_limit
+    if cap is None:
+        parser.error(f"{options.program} has no memory_limit: give --cap")
+    source = trial.with_constants(options.file.read_text(), chosen)
+    settings = chosen.settings.model_copy(
+        update={"budget": 600.0, "max_steps": STEPS * _passes(source), "validation": TOKEN * SCORED, "audit": 256}
+    )
+    capped = Program(chosen.name, settings, chosen.prose, chosen.digest)
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+
+        def corpus(size: int) -> CorpusView:
+            train, validation = (home / f"{split}.bin" for split in ("train", "validation"))
+            return CorpusView("made up", tokens(train, int(options.tokens), size), tokens(validation, SCORED, size))
+
+        engine = LocalEngine(home / "scratch", os.environ, "memory", settings.device)
+        held = trial.build(capped, source + HELD.format(cap=cap), 0, corpus, home / "logs")
+        measured = engine.measure(held)
+        log = home / "logs" / "score.log"
+        peaks = [int(peak) for peak in re.findall(r"^peak (\d+)$", log.read_text() if log.exists() else "", re.M)]
+    model = f"{measured.parameters or 0:,} parameters on {engine.hardware}"
+    print(f"{options.program}, {model}, each process held to {format_size(cap)}:")
+    print(f"training {format_size(measured.peak_memory)}, scoring {format_size(max(peaks, default=None))}")
+    fits = measured.outcome == "scored"
+    print("it fits" if fits else f"it does not: {measured.outcome} in {measured.phase}: {measured.reason}")
+    return 0 if fits else 1
+
+
+def _passes(source: str) -> int:
+    """Batches in an optimizer step."""
+    values = knobs.values(source)
+    return -(-int(values["BATCH_ROWS"]) // int(values["MICRO_ROWS"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
