@@ -1,8 +1,8 @@
 """Whether a program fits a smaller card: `python benchmarks/memory.py programs/24gb.md [--cap 21] [--tokens 500e6]`.
 
 Trains a program's baseline for three steps on made-up tokens and scores it, through the engine as a run would, with
-every process held to `--cap` GB of the GPU at hand; without it, to the program's memory_limit. Prints the peak memory of
-training and of scoring. Exit code 1 if it does not fit. On a processor nothing is held.
+every process held to `--cap` GB of the GPU at hand; without it, to the program's memory_limit. Prints the peak memory
+of training and of scoring. Exit code 1 if it does not fit. On a processor nothing is held.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def main() -> int:
         held = trial.build(capped, source + HELD.format(cap=cap), 0, corpus, home / "logs")
         measured = engine.measure(held)
         log = home / "logs" / "score.log"
-        peaks = [int(peak) for peak in re.findall(r"^peak (\d+)$", log.read_text() if log.exists() else "", re.M)]
+        told = log.read_text() if log.exists() else ""
+        peaks = [int(peak) for peak in re.findall(r"^peak (\d+)$", told, re.MULTILINE)]
     model = f"{measured.parameters or 0:,} parameters on {engine.hardware}"
     print(f"{options.program}, {model}, each process held to {format_size(cap)}:")
     print(f"training {format_size(measured.peak_memory)}, scoring {format_size(max(peaks, default=None))}")

@@ -158,7 +158,7 @@ def test_a_corpus_that_is_repeated_is_warned_of_with_the_remedy() -> None:
     assert line.startswith("warning: training passed 4.5 times over the corpus.") and "\n" not in line
     assert "`autoresearch prepare --tokens 97_000_000`" in line
     rows = dict(tables.measurement_rows(m, BITS))
-    assert rows["corpus"] == line and rows["trained"].endswith("4.50 passes over the corpus")
+    assert rows["corpus"] == line and rows["trained"].endswith("4.5 passes over the corpus")
     assert rows["model"].startswith("900 parameters, peak")
     for tokens, there in ((None, 10), (10, None), (10, 0), (10, 10)):
         assert tables.repetition(Measurement(1, "scored", tokens=tokens, train_tokens=there)) == ""

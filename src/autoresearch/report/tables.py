@@ -297,7 +297,7 @@ def _many(count: int) -> str:
 
 
 def _over_the_corpus(m: Measurement) -> str:
-    return "" if m.passes is None else f", {m.passes:.2f} passes over the corpus"
+    return "" if m.passes is None else f", {m.passes:.2g} passes over the corpus"
 
 
 def repetition(m: Measurement) -> str:
