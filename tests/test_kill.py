@@ -67,9 +67,8 @@ class ScriptedEngine:
 
     def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement:
         watch(Progress("train", 0.0))
-        for path in (trial.keep_weights, trial.keep_losses):
-            if path:
-                Path(path).write_bytes(b"kept")
+        for path in (trial.keep.weights, trial.keep.losses):
+            Path(path).write_bytes(b"kept")
         value = float(knobs.values(trial.source)["RATE"])
         return Measurement(seed=trial.seed, outcome="scored", value=value, seconds={"total": 0.0}, harness="scripted")
 

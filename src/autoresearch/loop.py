@@ -214,7 +214,7 @@ class Loop:
                 seed,
                 self.corpus,
                 self.ledger.folder_of(self.run.tag, experiment.number),
-                incumbent=trial.incumbent(self.ledger, self.run.tag),
+                tip=trial.tip(self.ledger, self.run.tag),
                 keep=True,
                 deadline=deadline,
             )

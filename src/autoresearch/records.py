@@ -142,6 +142,16 @@ class CorpusView:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a measurement leaves what later ones start from. Paths; any of it may be missing."""
+
+    weights: str
+    losses: str  # .npz: of each target, for drawing later audits' positions
+    train_cache: str  # folder: what training has compiled
+    open_cache: str  # folder: what the open process of scoring has compiled, which has seen held-out text
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One training and scoring to be done: everything the engine needs, and nothing it has to look up."""
 
@@ -151,9 +161,8 @@ class Trial:
     context: int
     corpus: CorpusView
     settings: Settings
-    incumbent: str | None = None  # .npz of the tip's losses, for drawing the audit's positions
-    keep_weights: str | None = None  # where to move the weights once scored; None: delete them
-    keep_losses: str | None = None  # where to write this model's losses (.npz) for later audits
+    tip: Kept | None = None  # what there is of the run's tip; None: there is none
+    keep: Kept | None = None  # where to leave the same of this trial, once it is scored; None: nowhere
     logs: str = ""  # folder for logs and curves, in the ledger's keeping
     deadline: float | None = None  # time.time() after which nothing may run
 

@@ -94,9 +94,9 @@ class Replayer:
     def _measure(self, experiment: Experiment, program: Program, source: str, seed: int) -> Measurement:
         logs = self.ledger.folder_of(self.run.tag, experiment.number) / f"seed-{seed}"
         logs.mkdir(exist_ok=True)
-        incumbent = trial.incumbent(self.ledger, self.run.tag)
+        tip = trial.tip(self.ledger, self.run.tag)
         try:
-            prepared = trial.build(program, source, seed, self.corpus, logs, incumbent=incumbent)
+            prepared = trial.build(program, source, seed, self.corpus, logs, tip=tip)
         except trial.Unfit as error:
             return trial.unfit(seed, error)
         return self.engine.measure(prepared, partial(self.watcher.progress, experiment))

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import shutil
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 from autoresearch import knobs
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.records import CorpusView, Measurement, Program, Trial
+from autoresearch.records import CorpusView, Kept, Measurement, Program, Trial
 
-_WEIGHTS, _LOSSES = "weights.safetensors", "losses.npz"
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -57,14 +57,13 @@ def build(
     corpus: Callable[[int], CorpusView],
     logs: Path,
     *,
-    incumbent: Path | None = None,
+    tip: Kept | None = None,
     keep: bool = False,
     deadline: float | None = None,
 ) -> Trial:
     """The trial of one file. Raises Unfit if its constants break the program's rules, before any process starts.
 
-    `incumbent` holds the tip's losses, from which the audit's positions are drawn; `keep` leaves the weights and the
-    losses in `logs`.
+    `tip`: what is left of the run's tip. `keep`: leave the same of this trial in `logs`.
     """
     settings = program.settings
     constants = knobs.values(source)
@@ -87,24 +86,31 @@ def build(
         context=context,
         corpus=view,
         settings=settings,
-        incumbent=str(incumbent) if incumbent and incumbent.exists() else None,
-        keep_weights=str(logs / _WEIGHTS) if keep else None,
-        keep_losses=str(logs / _LOSSES) if keep else None,
+        tip=tip,
+        keep=_kept(logs) if keep else None,
         logs=str(logs),
         deadline=deadline,
     )
 
 
-def incumbent(ledger: Ledger, tag: str) -> Path | None:
-    """Where the losses of the run's tip lie; None before there is one."""
-    tip = ledger.tip(tag)
-    return ledger.folder_of(tag, tip.number) / _LOSSES if tip else None
+def tip(ledger: Ledger, tag: str) -> Kept | None:
+    """Where it lies what the run's tip has left; None before there is one."""
+    experiment = ledger.tip(tag)
+    return _kept(ledger.folder_of(tag, experiment.number)) if experiment else None
 
 
 def let_go(ledger: Ledger, tag: str, number: int) -> None:
     """Delete what `keep` has left of an experiment."""
-    for name in (_WEIGHTS, _LOSSES):
-        (ledger.folder_of(tag, number) / name).unlink(missing_ok=True)
+    kept = _kept(ledger.folder_of(tag, number))
+    for file in (kept.weights, kept.losses):
+        Path(file).unlink(missing_ok=True)
+    for folder in (kept.train_cache, kept.open_cache):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(folder: Path) -> Kept:
+    names = ("weights.safetensors", "losses.npz", "train-cache", "open-cache")
+    return Kept(*(str(folder / name) for name in names))
 
 
 def unfit(seed: int, error: Unfit) -> Measurement:

@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from autoresearch.engine.local import LocalEngine
-from autoresearch.records import CorpusView, Trial
+from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
 from tests.harness import zoo
 
@@ -34,6 +35,11 @@ def corpus(tmp_path_factory) -> CorpusView:
     return CorpusView("fingerprint", texts.train[256], texts.validation[256])
 
 
+def kept(folder: Path) -> Kept:
+    names = ("weights.safetensors", "losses.npz", "train-cache", "open-cache")
+    return Kept(*(str(folder / name) for name in names))
+
+
 @pytest.fixture
 def trial(corpus, tmp_path):
     def make(source: str = TRAIN, deadline: float | None = None, **settings) -> Trial:
@@ -46,8 +52,7 @@ def trial(corpus, tmp_path):
             corpus=corpus,
             settings=Settings(**(values | settings)),
             logs=str(tmp_path / "logs"),
-            keep_weights=str(tmp_path / "kept" / "weights.safetensors"),
-            keep_losses=str(tmp_path / "kept" / "losses.npz"),
+            keep=kept(tmp_path / "kept"),
             deadline=deadline,
         )
 

@@ -13,12 +13,14 @@ def test_environment_is_an_allow_list(tmp_path):
         "CUDA_VISIBLE_DEVICES": "1",
         "OPENAI_API_KEY": "k",
         "TORCH_TOKEN": "t",
+        "TORCHINDUCTOR_CACHE_DIR": "/shared",
         "SSH_AUTH_SOCK": "s",
     }
-    env = environment(caller, tmp_path / "home", tmp_path / "caches")
+    env = environment(caller, tmp_path / "home")
     assert env["PATH"] == "/bin"
     assert env["CUDA_VISIBLE_DEVICES"] == "1"
     assert env["HOME"] == str(tmp_path / "home")
+    assert env["TORCHINDUCTOR_CACHE_DIR"].startswith(env["HOME"])  # what others write there would be run here
     assert not {"OPENAI_API_KEY", "TORCH_TOKEN", "SSH_AUTH_SOCK"} & env.keys()
 
 

@@ -1,31 +1,28 @@
-"""Child processes of a measurement: started with little, recorded before they work, ended with all they began.
+"""Child processes of a measurement: forked with little, ended with all they began.
 
-Three nets, each for what the one before misses. Every child is its own supervisor (`harness.supervise`) and dies with
-this process. What it was is written down beside it, so that the next start can end what is left. And every process
-below it carries the measurement's folder in its environment, where a scan finds it whatever it did to its parents.
+Three nets, each for what the one before misses. Every child has a supervisor (`harness.supervise`) below a fork server
+(`harness.forkserver`), which dies with this process. Who is at work is written down in a folder, so that the next start
+can end what is left. And every process below carries that folder in its environment, where a scan finds it whatever it
+did to its parents.
 """
 
 import contextlib
 import ctypes
-import json
 import os
 import shutil
-import signal
 import site
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import psutil
 from pydantic import BaseModel, Field
 
+from autoresearch.engine import caches
 from autoresearch.engine.files import RECORD, read_plain
+from autoresearch.engine.forkserver import ForkServer
 from autoresearch.errors import EngineError
-
-MARKER = "AUTORESEARCH_CHILD"
+from autoresearch.forks import MARKER, Forks, Gone, Mode
 
 _PATIENCE = 15.0  # seconds for a supervisor to end what is below it
 _PROCESSES = "children.json"
@@ -45,21 +42,20 @@ _PASSED_ON_FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
-def environment(caller: Mapping[str, str], home: Path, caches: Path) -> dict[str, str]:
-    """What a child gets of the caller's environment: an allow-list, a home of its own, compiler caches that last."""
+def environment(caller: Mapping[str, str], home: Path) -> dict[str, str]:
+    """What a child gets of the caller's environment: an allow-list, and a home and compiler caches of its own."""
     allowed = {
         name: value
         for name, value in caller.items()
         if (name in _PASSED_ON or name.startswith(_PASSED_ON_FAMILIES)) and not any(word in name for word in _SECRET)
     }
     defaults = {
-        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-        "TRITON_CACHE_DIR": str(caches / "triton"),
         "PYTHONHASHSEED": "0",
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    return defaults | allowed | {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1"}
+    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **caches.variables(home)}
+    return defaults | allowed | own
 
 
 class _Record(BaseModel):
@@ -70,43 +66,23 @@ class _Record(BaseModel):
 
 
 class Child:
-    """One `harness.child` at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
+    """One process at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
 
     def __init__(
-        self,
-        mode: Literal["train", "score"],
-        task: Mapping[str, object],
-        home: Path,
-        env: Mapping[str, str],
-        fds: tuple[int, ...] = (),
+        self, forks: Forks, mode: Mode, task: Mapping[str, object], home: Path, env: Mapping[str, str], *fds: int
     ) -> None:
-        """home: the folder it works in. fds: descriptors to inherit. EngineError if Python cannot be started."""
-        order = home / f"{mode}.json"
-        order.write_text(json.dumps({"mode": mode, "parent": os.getpid(), "task": task}))
-        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(order)]
+        """home: the folder it works in. fds: descriptors that it finds from forks.FIRST on."""
+        self._forks = forks
         self._log = (home / f"{mode}.log").open("a+b", buffering=0)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                env=dict(env),
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=fds,
-            )
-        except OSError as error:
-            self._log.close()
-            raise EngineError(
-                f"Python cannot be started: {error}.", "Check the installation and free memory."
-            ) from error
-        _record(home, self._process.pid)
+        self._number = forks.start(mode, task, env, home, self._log.fileno(), *fds)
 
     def exit_code(self) -> int | None:
         """None while it runs; 128 + n if signal n ended it."""
-        code = self._process.poll()
-        return None if code is None else code if code >= 0 else 128 - code
+        return self._forks.exit_code(self._number)
+
+    def wait(self, seconds: float) -> None:
+        """Until it ends, or the time is up."""
+        self._forks.wait(seconds)
 
     def output(self, size: int) -> str:
         """The end of what it has printed, at most so many bytes."""
@@ -124,14 +100,9 @@ class Child:
         self._log.write(end.encode())
 
     def end(self) -> None:
-        """Kill it and everything below it, now; returns when they are gone."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kill it and everything below it, now; returns when they are gone. What went with its server is gone, too."""
+        with contextlib.suppress(Gone, TimeoutError):
+            self._forks.end(self._number)
 
     def close(self) -> None:
         """Let go of its output. After its end."""
@@ -159,7 +130,7 @@ def home_for(scratch: Path) -> Iterator[Path]:
             "Free some space, or set AUTORESEARCH_CACHE to a folder on another disk.",
         ) from error
     try:
-        _record(home)
+        record(home)
         yield home
     finally:
         kill_marked(home)
@@ -218,8 +189,8 @@ def _kill_tree(pid: int) -> int:
     return len(below)
 
 
-def _record(home: Path, *pids: int) -> None:
-    """Write down who is at work here: the owner first, then the children."""
+def record(home: Path, *pids: int) -> None:
+    """Write down who is at work here: this process first, which owns the folder, then its children."""
     known = _read(home) or _Record(boot=_boot_id(), processes=(_identity(os.getpid()),))
     known = known.model_copy(update={"processes": (*known.processes, *map(_identity, pids))})
     partial = home / f"{_PROCESSES}.partial"

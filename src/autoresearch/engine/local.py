@@ -20,8 +20,8 @@ _MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENO
 class LocalEngine:
     """Measures trials on one device of this machine.
 
-    scratch: a folder outside any repository, for files that last as long as a measurement, for compilers' caches, and
-    for the lock by which engines with the same scratch take turns on a device.
+    scratch: a folder outside any repository, for files that last as long as a measurement, and for the lock by which
+    engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
     EngineError if the device is not there.
@@ -42,9 +42,8 @@ class LocalEngine:
         self._scratch = scratch / label
         gpus = visible_gpus(environ) if self.device == "cuda" else []
         self._lock = scratch / f"device-{'-'.join([self.device, *(gpu.uuid for gpu in gpus[:1])])}.lock"
-        self._bench = Bench(
-            self.device, self.fingerprint, self._scratch, scratch / "caches", dict(environ), grace, score_limit
-        )
+        memory = gpus[0].memory if gpus else None
+        self._bench = Bench(self.device, memory, self.fingerprint, self._scratch, dict(environ), grace, score_limit)
 
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import shutil
 import stat
 import time
@@ -10,13 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from autoresearch.engine import children, outcome
+from autoresearch.engine import caches, children, outcome
 from autoresearch.engine.channel import Channel
 from autoresearch.engine.children import Child
 from autoresearch.engine.events import Tail
 from autoresearch.engine.files import open_plain, read_record
 from autoresearch.errors import DeadlinePassed, EngineError
-from autoresearch.records import Fault, Measurement, Progress, ScoreResult, ScoreTask, TrainResult, TrainTask, Trial
+from autoresearch.records import (
+    Fault,
+    Kept,
+    Measurement,
+    Progress,
+    ScoreResult,
+    ScoreTask,
+    TrainResult,
+    TrainTask,
+    Trial,
+)
 
 Watch = Callable[[Progress], None]
 
@@ -34,9 +45,9 @@ class Bench:
     """What every measurement of an engine finds there: see LocalEngine."""
 
     device: str
+    memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str
     scratch: Path
-    caches: Path
     environ: Mapping[str, str]
     fixed_grace: float | None
     fixed_score_limit: float | None
@@ -126,6 +137,7 @@ class Measuring:
             tokens=trial.corpus.train,
             context=trial.context,
         )
+        caches.lend(trial.tip.train_cache if trial.tip else None, self._home)
         with self._child("train", asdict(task), self._home) as child:
             return self._watched(child)
 
@@ -182,6 +194,8 @@ class Measuring:
         bench, trial = self._bench, self._trial
         with children.home_for(bench.scratch) as home, Channel(home) as channel, self._taken(home) as weights:
             result, losses = channel.ends
+            caches.lend(trial.tip.open_cache if trial.tip else None, home)
+            unchanged = os.fstat(weights.fileno()).st_ctime_ns
             task = ScoreTask(
                 source=str(_export(trial, home)),
                 weights=str(home / _WEIGHTS),
@@ -191,15 +205,21 @@ class Measuring:
                 tokens=trial.corpus.validation,
                 validation=trial.settings.validation,
                 audit=trial.settings.audit,
-                incumbent=trial.incumbent,
+                incumbent=trial.tip.losses if trial.tip else None,
                 limit=bench.score_limit(trial),
                 result=result,
                 losses=losses,
+                memory=bench.memory,
             )
             with self._child("score", asdict(task), home, channel.ends) as child:
                 found = self._answer(child, channel, task.limit)
-            if found.outcome == "scored":
-                self._keep(weights, channel)
+            if found.outcome != "scored":
+                return found
+            if os.fstat(weights.fileno()).st_ctime_ns != unchanged:  # which no process can set back
+                reason = "the weights' file was changed while it was scored"
+                return replace(found, outcome="quarantined", reason=reason, value=None)
+            if trial.keep:
+                self._keep(trial.keep, home, weights, channel)
             return found
 
     def _answer(self, child: Child, channel: Channel, limit: float) -> ScoreResult:
@@ -224,19 +244,19 @@ class Measuring:
             if not stat.S_ISREG(weights.lstat().st_mode):
                 raise FileNotFoundError
             moved = weights.rename(home / _WEIGHTS)
-            moved.chmod(0o600)
+            moved.chmod(0o400)
             return open_plain(moved)
         except OSError:
             raise _Crash(Fault("save", "the weights are not where run.save had put them")) from None
 
-    def _keep(self, weights: BinaryIO, channel: Channel) -> None:
-        """Copy what is to outlive the measurement, out of files that were open before the candidate was scored."""
-        if self._trial.keep_weights:
-            with _written(Path(self._trial.keep_weights)) as partial, partial.open("wb") as file:
-                shutil.copyfileobj(weights, file, 1 << 20)
-        if self._trial.keep_losses:
-            with _written(Path(self._trial.keep_losses)) as partial:
-                channel.save_losses(partial)
+    def _keep(self, keep: Kept, home: Path, weights: BinaryIO, channel: Channel) -> None:
+        """Lay by what is to outlive the measurement. No process of the candidate is left that could still change it."""
+        with _written(Path(keep.weights)) as partial:
+            _name(weights, partial)
+        with _written(Path(keep.losses)) as partial:
+            channel.save_losses(partial)
+        caches.keep(self._home, keep.train_cache)
+        caches.keep(home, keep.open_cache)
 
     # ------------------------------------------------------------------------------------------ what both need
 
@@ -245,7 +265,7 @@ class Measuring:
         self, mode: Literal["train", "score"], task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()
     ) -> Iterator[Child]:
         """A child at work in `home`. In the end none of its processes is left, and its output is kept."""
-        env = children.environment(self._bench.environ, home, self._bench.caches)
+        env = children.environment(self._bench.environ, home)
         child = Child(mode, task, home, env, fds)
         try:
             yield child
@@ -303,6 +323,18 @@ def _export(trial: Trial, home: Path) -> Path:
     source.parent.mkdir()
     source.write_text(trial.source)
     return source
+
+
+def _name(file: BinaryIO, path: Path) -> None:
+    """Give an open file one more name, whatever has become of its first; a copy where that cannot be."""
+    path.unlink(missing_ok=True)
+    try:
+        # Without src_dir_fd, which an absolute path makes meaningless, Python would link the link itself.
+        os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=file.fileno(), follow_symlinks=True)
+    except OSError:  # another disk, no /proc, or no name is left to link
+        file.seek(0)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,84 @@
+"""What compilers leave for the next time, so that an experiment compiles only what it has changed.
+
+Whoever writes into such a folder runs code in every process that reads it. So each process that compiles has a copy of
+its own, and there are two chains of them that never meet: from training to training, and from open process to open
+process, which have seen held-out text. What a kept experiment leaves is what the next one gets a copy of. All of it is
+best effort: without a cache everything is compiled anew.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+LARGEST = 2 * 10**9  # bytes of a cache that is worth its copy
+_ENTRY = 2**15  # bytes that a file or folder counts with at least
+_FOLDER = "caches"
+
+
+def variables(home: Path) -> dict[str, str]:
+    """Environment of the processes that work in `home`: where they keep what they compile."""
+    folder = home / _FOLDER
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+
+
+def lend(kept: str | None, home: Path) -> None:
+    """Copy what was kept into `home`, where no process is at work yet: plain files alone, and no link is followed."""
+    if kept is None:
+        return
+    copy = home / _FOLDER
+    try:
+        _copy(Path(kept), copy)
+    except OSError:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def keep(home: Path, kept: str) -> None:
+    """Move what was compiled in `home` to where the next copies are made from. No process of `home` is left."""
+    folder, place = home / _FOLDER, Path(kept)
+    partial = place.with_name(f"{place.name}.partial")
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for _ in _content(folder):  # not too large
+            pass
+        try:
+            folder.rename(place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(folder, partial)
+            partial.rename(place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path, is_folder in _content(source):
+        if is_folder:
+            (target / path).mkdir()
+        else:
+            shutil.copyfile(source / path, target / path, follow_symlinks=False)
+
+
+def _content(root: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders, the root first, and plain files below a folder, relative to it, and whether each is a folder.
+    OSError if it is no folder, or too large."""
+    left = LARGEST
+    if not stat.S_ISDIR(root.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(root))
+    waiting = [Path()]
+    while waiting:
+        folder = waiting.pop()
+        yield folder, True
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path, is_file = folder / entry.name, entry.is_file(follow_symlinks=False)
+                left -= max(_ENTRY, entry.stat(follow_symlinks=False).st_size if is_file else 0)
+                if left < 0:
+                    raise OSError(errno.EFBIG, "too large", str(root))
+                if is_file:
+                    yield path, False
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
