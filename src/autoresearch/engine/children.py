@@ -7,7 +7,6 @@ did to its parents.
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 import site
@@ -20,11 +19,10 @@ from pydantic import BaseModel, Field
 
 from autoresearch.engine import caches
 from autoresearch.engine.files import RECORD, read_plain
-from autoresearch.engine.forkserver import ForkServer
 from autoresearch.errors import EngineError
-from autoresearch.forks import MARKER, Forks, Gone, Mode
+from autoresearch.forks import MARKER
 
-_PATIENCE = 15.0  # seconds for a supervisor to end what is below it
+_PATIENCE = 15.0  # seconds for killed processes to go
 _PROCESSES = "children.json"
 _PASSED_ON = (
     "PATH",
@@ -63,59 +61,6 @@ class _Record(BaseModel):
 
     boot: str
     processes: tuple[tuple[int, float], ...] = Field(min_length=1)
-
-
-class Child:
-    """One process at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
-
-    def __init__(
-        self, forks: Forks, mode: Mode, task: Mapping[str, object], home: Path, env: Mapping[str, str], *fds: int
-    ) -> None:
-        """home: the folder it works in. fds: descriptors that it finds from forks.FIRST on."""
-        self._forks = forks
-        self._log = (home / f"{mode}.log").open("a+b", buffering=0)
-        self._number = forks.start(mode, task, env, home, self._log.fileno(), *fds)
-
-    def exit_code(self) -> int | None:
-        """None while it runs; 128 + n if signal n ended it."""
-        return self._forks.exit_code(self._number)
-
-    def wait(self, seconds: float) -> None:
-        """Until it ends, or the time is up."""
-        self._forks.wait(seconds)
-
-    def output(self, size: int) -> str:
-        """The end of what it has printed, at most so many bytes."""
-        start = max(0, os.fstat(self._log.fileno()).st_size - size)
-        return os.pread(self._log.fileno(), size, start).decode(errors="replace")
-
-    def trim(self, limit: int, keep: int) -> None:
-        """Give back the disk of all but the end of what it has printed, if that takes more bytes than the limit."""
-        file = self._log.fileno()
-        there = os.fstat(file)
-        if there.st_blocks * 512 <= limit or _punched(file, there.st_size - keep):
-            return
-        end = self.output(keep)  # what is printed from here on to the next line may be lost
-        os.ftruncate(file, 0)  # open for appending, the file starts anew
-        self._log.write(end.encode())
-
-    def end(self) -> None:
-        """Kill it and everything below it, now; returns when they are gone. What went with its server is gone, too."""
-        with contextlib.suppress(Gone, TimeoutError):
-            self._forks.end(self._number)
-
-    def close(self) -> None:
-        """Let go of its output. After its end."""
-        self._log.close()
-
-
-def _punched(file: int, length: int) -> bool:
-    """Whether the beginning of a file, so many bytes, is a hole now; its length and the rest stay as they are."""
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    hole = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
-    if fallocate is None:
-        return False
-    return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """One experiment after another on this machine."""
 
 import errno
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch.engine import children
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
+from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Bench, Measuring, Watch
 from autoresearch.engine.turn import turn
@@ -24,7 +26,8 @@ class LocalEngine:
     engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
-    EngineError if the device is not there.
+    EngineError if the device is not there, or Python cannot be started: what a measurement imports is imported from now
+    on, in a process that lasts as long as the engine.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class LocalEngine:
         self._lock = scratch / f"device-{'-'.join([self.device, *(gpu.uuid for gpu in gpus[:1])])}.lock"
         memory = gpus[0].memory if gpus else None
         self._bench = Bench(self.device, memory, self.fingerprint, self._scratch, dict(environ), grace, score_limit)
+        self._start()
 
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.
@@ -57,17 +61,28 @@ class LocalEngine:
         at most. DeadlinePassed at the trial's deadline.
         """
         watch = watch or (lambda _: None)
+        if self._server.forks.gone:  # a candidate may have killed it
+            self.close()
+            self._start()
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
         with turn(self._lock, trial.deadline, watch), children.home_for(self._scratch) as home:
             try:
-                return Measuring(self._bench, trial, home, watch).run()
+                return Measuring(self._bench, self._server, trial, home, watch).run()
             except OSError as error:
                 if error.errno not in _MACHINE_FAULTS:
                     raise
                 raise EngineError(
                     f"{error.filename or home}: {error.strerror}.", "Free some space on that disk."
                 ) from error
+
+    def close(self) -> None:
+        """End its processes; otherwise that happens when the engine is let go of, at the latest with this process."""
+        self._end()
+
+    def _start(self) -> None:
+        self._server = ForkServer(self.device, self._scratch, self._bench.environ)
+        self._end = weakref.finalize(self, self._server.close)
 
 
 def _check_tokens(tokens: TokenFile) -> None:

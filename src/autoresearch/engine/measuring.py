@@ -13,10 +13,11 @@ from typing import BinaryIO, Literal
 
 from autoresearch.engine import caches, children, outcome
 from autoresearch.engine.channel import Channel
-from autoresearch.engine.children import Child
 from autoresearch.engine.events import Tail
 from autoresearch.engine.files import open_plain, read_record
+from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.forks import FIRST, Mode
 from autoresearch.records import (
     Fault,
     Kept,
@@ -94,9 +95,9 @@ class _Stopwatch:
 class Measuring:
     """One measurement under way."""
 
-    def __init__(self, bench: Bench, trial: Trial, home: Path, watch: Watch) -> None:
-        """home: the folder of the training, empty."""
-        self._bench, self._trial, self._home, self._watch = bench, trial, home, watch
+    def __init__(self, bench: Bench, server: ForkServer, trial: Trial, home: Path, watch: Watch) -> None:
+        """server: of which the children are forked. home: the folder of the training, empty."""
+        self._bench, self._server, self._trial, self._home, self._watch = bench, server, trial, home, watch
         self._began = time.monotonic()
         self._logs: dict[str, str] = {}
         self._train = home / "train"
@@ -193,7 +194,6 @@ class Measuring:
         """The score. Its folder is made when no process of training is left, and of training it gets only weights."""
         bench, trial = self._bench, self._trial
         with children.home_for(bench.scratch) as home, Channel(home) as channel, self._taken(home) as weights:
-            result, losses = channel.ends
             caches.lend(trial.tip.open_cache if trial.tip else None, home)
             unchanged = os.fstat(weights.fileno()).st_ctime_ns
             task = ScoreTask(
@@ -207,8 +207,8 @@ class Measuring:
                 audit=trial.settings.audit,
                 incumbent=trial.tip.losses if trial.tip else None,
                 limit=bench.score_limit(trial),
-                result=result,
-                losses=losses,
+                result=FIRST,
+                losses=FIRST + 1,
                 memory=bench.memory,
             )
             with self._child("score", asdict(task), home, channel.ends) as child:
@@ -261,12 +261,10 @@ class Measuring:
     # ------------------------------------------------------------------------------------------ what both need
 
     @contextlib.contextmanager
-    def _child(
-        self, mode: Literal["train", "score"], task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()
-    ) -> Iterator[Child]:
+    def _child(self, mode: Mode, task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()) -> Iterator[Child]:
         """A child at work in `home`. In the end none of its processes is left, and its output is kept."""
         env = children.environment(self._bench.environ, home)
-        child = Child(mode, task, home, env, fds)
+        child = Child(self._server, mode, task, home, env, *fds)
         try:
             yield child
         finally:
@@ -280,7 +278,7 @@ class Measuring:
         if deadline is not None and time.time() > deadline:
             raise DeadlinePassed("the run's time is up in the middle of an experiment")
         child.trim(_LOG_LIMIT, _LOG)
-        time.sleep(_POLL)
+        child.wait(_POLL)
 
     def _show(self, phase: str) -> None:
         tail = self._tail

@@ -1,50 +1,84 @@
-"""Entry of every child process: `python -P -m autoresearch.harness.child FILE`.
+"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD`, a fork server.
 
-FILE is JSON: {"mode": "train" | "score" | "serve", "parent": pid, "task": {...}}. Nothing heavy is imported
-before the fork, so the supervisor stays small.
+DEVICE is cpu, cuda or mps; FD is a socket, its line. What is imported here is there in every child at once.
 """
 
+import ctypes
 import faulthandler
 import json
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from autoresearch.harness.supervise import supervise
+from pydantic import TypeAdapter
+
+from autoresearch.forks import MARKER, Forks
+from autoresearch.harness.files import Phases
+from autoresearch.harness.forkserver import ForkServer, fork_server
+from autoresearch.harness.preload import compile_in_parallel, preload
+from autoresearch.harness.supervise import end_as
+from autoresearch.harness.wire import ServeTask
+from autoresearch.records import ScoreTask, TrainTask
 
 
-def main(file: str) -> int:
-    """Do what the order in this file says, under a supervisor: the exit code."""
-    order: dict[str, Any] = json.loads(Path(file).read_text())
-    return supervise(order["parent"], lambda: _work(order["mode"], json.dumps(order["task"])))
+def main(device: str, fd: int) -> None:
+    """Serve until the line is closed."""
+    parent, line = os.getppid(), socket.socket(fileno=fd)
+    line.set_inheritable(False)
+    if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
+        preload(device)
+    ForkServer(line, parent, _work).serve()
 
 
-def _work(mode: str, task: str) -> None:
+def _work(mode: str) -> None:
+    """What a forked process does, until its task is done."""
     faulthandler.enable()
-    from pydantic import TypeAdapter
-
     if mode == "train":
-        from autoresearch.harness.files import Phases
-        from autoresearch.records import TrainTask
-
-        training = TypeAdapter(TrainTask).validate_json(task)
-        phases = Phases(Path(training.folder))  # now, since importing torch is the longest part of "import"
+        training = TypeAdapter(TrainTask).validate_python(_order())
+        phases = Phases(Path(training.folder))  # now, since "import" includes what is imported here
+        compile_in_parallel(ahead=True)
         from autoresearch.harness.train import train
 
         train(training, phases)
     elif mode == "score":
+        line = fork_server(_work)  # while this process knows nothing
+        scoring = TypeAdapter(ScoreTask).validate_python(_order())
         from autoresearch.harness.score import score
-        from autoresearch.records import ScoreTask
 
-        score(TypeAdapter(ScoreTask).validate_json(task))
+        score(scoring, Forks(line))
     elif mode == "serve":
+        serving = TypeAdapter(ServeTask).validate_python(_order())
+        compile_in_parallel(ahead=False)
         from autoresearch.harness.serve import serve
-        from autoresearch.harness.wire import ServeTask
 
-        serve(TypeAdapter(ServeTask).validate_json(task))
+        serve(serving)
     else:
         raise ValueError(f"no such mode: {mode}")
 
 
+def _order() -> Any:
+    """The task. From here on this process has the environment and the folder that its order names, and the order is
+    nowhere else."""
+    order = json.loads(os.read(0, os.fstat(0).st_size))
+    os.ftruncate(0, 0)
+    with open(os.devnull) as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)
+    _mark(order["env"].get(MARKER, ""))
+    os.environ.clear()
+    os.environ.update(order["env"])
+    os.chdir(order["folder"])
+    return order["task"]
+
+
+def _mark(home: str) -> None:
+    """Write the mark where others read it: in the memory that holds the environment this program was started with."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    if (place := getenv(MARKER.encode())) and len(ctypes.string_at(place)) == len(os.fsencode(home)):
+        ctypes.memmove(place, os.fsencode(home), len(os.fsencode(home)))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    end_as(lambda: main(sys.argv[1], int(sys.argv[2])))

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from autoresearch.forks import Forks
 from autoresearch.harness import sampling, validation
 from autoresearch.harness.sampling import Floats, Sample
 from autoresearch.harness.server import Server
-from autoresearch.harness.supervise import kill_strays
 from autoresearch.harness.validation import Validation
 from autoresearch.harness.wire import Refused, ServeTask, write_all
 from autoresearch.records import Audit, ScoreResult, ScoreTask
@@ -36,14 +36,14 @@ LEAK = "the score is not believed: the model uses information it should not have
 UNSTABLE = "the score is not believed: the model does not reproduce its predictions in a fresh process"
 
 
-def score(task: ScoreTask) -> None:
-    """Score, and answer over the task's descriptors, which none of the candidate's processes inherits."""
-    judge = Judge(task)
-    try:
-        result = judge.judge()
-        write_all(task.result, json.dumps(dataclasses.asdict(result)).encode() + b"\n")
-    finally:
-        judge.close()
+def score(task: ScoreTask, forks: Forks) -> None:
+    """Score, and answer over the task's descriptors, which none of the candidate's processes inherits.
+
+    forks: where those are forked, by a server that has never seen what this process reads. What still runs at the end
+    is ended with this process.
+    """
+    result = Judge(task, forks).judge()
+    write_all(task.result, json.dumps(dataclasses.asdict(result)).encode() + b"\n")
 
 
 @dataclass
@@ -51,11 +51,11 @@ class Judge:
     """One scoring, from the validation text to the verdict."""
 
     task: ScoreTask
+    forks: Forks
     text: Validation = field(init=False)
     rows: int = field(init=False)  # per batch
     deadline: float = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
-    servers: list[Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.task.limit
@@ -71,7 +71,7 @@ class Judge:
             # What does not need the claim is done while the candidate builds its model.
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
             incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
-            claim = self._claim(claimed, sealed)
+            claim = self._claim(claimed)
             self.seconds["open"] = time.monotonic() - began
             sealed.go()
             self._save(claim)
@@ -91,12 +91,7 @@ class Judge:
         except TimeoutError:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
 
-    def close(self) -> None:
-        """End what still runs. A GPU takes its time to let a process go, so the result is told first."""
-        for server in self.servers:
-            server.stop()
-
-    def _claim(self, server: Server, spare: Server) -> NDArray[np.float32]:
+    def _claim(self, server: Server) -> NDArray[np.float32]:
         """float32[targets], as the open process says. Each row once, in secret order, with random company."""
         count = len(self.text.tokens)
         order = self.random.permutation(-(-count // self.rows) * self.rows) % count  # the last batch is filled up
@@ -106,7 +101,6 @@ class Judge:
         for batch, reply in zip(batches, server.ask(frames, len(batches), self.deadline), strict=True):
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
         server.stop()
-        kill_strays({spare.pid})
         claim = table.reshape(-1)[: self.text.targets]
         if not np.isfinite(claim).all():
             raise Refused("the losses are not finite")
@@ -186,9 +180,7 @@ class Judge:
             read=-1,
             write=-1,
         )
-        server = Server(task, Path(self.task.folder))
-        self.servers.append(server)
-        return server
+        return Server(task, self.forks, Path(self.task.folder))
 
 
 def _audit(difference: Floats, weights: Floats) -> Audit:

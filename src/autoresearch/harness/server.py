@@ -2,40 +2,26 @@
 
 import contextlib
 import dataclasses
-import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from autoresearch.forks import FIRST, Forks, Gone
 from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask
-
-_PATIENCE = 15.0
 
 
 class Server:
-    """One `child` in mode serve. Starting it imports torch; the candidate's code waits for `go`."""
+    """One process in mode serve, forked of a server that knows no text. The candidate's code waits for `go`."""
 
-    def __init__(self, task: ServeTask, folder: Path) -> None:
-        """task: with `read` and `write` still to be set; folder: where its task file may lie."""
+    def __init__(self, task: ServeTask, forks: Forks, folder: Path) -> None:
+        """task: with `read` and `write` still to be set; folder: where the process works."""
         read, self._write = os.pipe()
         self._read, write = os.pipe()
-        self._task = dataclasses.replace(task, read=read, write=write)
-        order = {"mode": "serve", "parent": os.getpid(), "task": dataclasses.asdict(self._task)}
-        file = folder / f"serve-{self._read}.json"  # our ends stay open, so the number is its own
-        file.write_text(json.dumps(order))
-        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(file)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(read, write))
+        self._task, self._forks = dataclasses.replace(task, read=FIRST, write=FIRST + 1), forks
+        self._number = forks.start("serve", dataclasses.asdict(self._task), os.environ, folder, 2, read, write)
         os.close(read)
         os.close(write)
-        self._stopped = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def go(self) -> None:
         """Let the candidate's code in. Once, before anything is asked."""
@@ -59,16 +45,9 @@ class Server:
             raise Refused("the scoring process ended before it had answered") from None
 
     def stop(self) -> None:
-        """End it and everything below it, also what has left its session; returns when they are gone."""
-        if self._stopped:
-            return
-        self._stopped = True
-        for fd in (self._read, self._write):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._process.send_signal(signal.SIGTERM)
+        """End it and everything that it began, whatever that did to get away; returns when they are gone. Refused if
+        that cannot be known."""
         try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._forks.end(self._number)
+        except Gone:
+            raise Refused("the scoring process has ended more than itself") from None

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import NoReturn
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-_supervisor: int | None = None  # of this process, where it is a worker
 _PATIENCE = 10.0  # seconds for killed processes to go; a GPU's memory takes a moment to be freed
 
 
@@ -27,62 +28,52 @@ def supervise(parent: int, work: Callable[[], None]) -> int:
 
     parent: the process id to die with. To end everything early, send this process SIGTERM.
     """
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    subreap()
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the kernel was told
-        return 128 + signal.SIGTERM
+    die_with_parent(signal.SIGTERM)
     supervisor = os.getpid()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if os.getppid() != parent:  # it died before the kernel was told
+            return 128 + signal.SIGTERM
         worker = os.fork()
         if worker == 0:
-            _work(supervisor, work)
+            end_as(lambda: _work(supervisor, work))
         return _wait(worker)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        kill_descendants()
+        kill_below()
 
 
-def kill_descendants() -> None:
-    """SIGKILL everything below this process, again and again until nothing is left or patience ends."""
+def kill_below(spare: Collection[int] = ()) -> None:
+    """SIGKILL everything below this process, again and again until nothing is left or patience ends.
+
+    spare: children to leave alone, with all below them.
+    """
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        below = psutil.Process().children(recursive=True)
-        if not below:
+        children = [child for child in psutil.Process().children() if child.pid not in spare]
+        if not children:
             return
-        for process in below:
+        for child in children:
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+                for process in [*child.children(recursive=True), child]:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+        for child in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
         time.sleep(0.005)
 
 
-def kill_strays(spare: set[int]) -> None:
-    """In a worker: kill the other children of its supervisor and its own, with all below them, but those to spare.
-
-    Whatever a grandchild left behind whose own supervisor it had killed is found here.
-    """
-    parents = [psutil.Process()] + ([psutil.Process(_supervisor)] if _supervisor else [])
-    for child in (child for parent in parents for child in parent.children()):
-        if child.pid not in spare | {os.getpid()}:
-            for process in [*child.children(recursive=True), child]:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-
-
-def _work(supervisor: int, work: Callable[[], None]) -> None:
-    """The forked side: never returns, and skips the interpreter's slow way out (compiler pools take ten seconds)."""
-    global _supervisor
-    _supervisor = supervisor
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_as(work: Callable[[], int | None]) -> NoReturn:
+    """Do this and end the process with its code, without the interpreter's slow way out (compiler pools take ten
+    seconds)."""
     code = 1
     try:
-        if os.getppid() == supervisor:
-            work()
-            code = 0
+        code = work() or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -90,6 +81,29 @@ def _work(supervisor: int, work: Callable[[], None]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def subreap() -> None:
+    """Orphans below this process become its children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this signal when the parent, or its thread that made this process, ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def set_name(name: str) -> None:
+    """What `ps` and `top` call this process, and those forked of it; at most 15 characters."""
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def _work(supervisor: int, work: Callable[[], None]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != supervisor:
+        sys.exit(1)
+    work()
 
 
 def _wait(worker: int) -> int:
@@ -104,6 +118,6 @@ def _exit_on_signal(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | ctypes.c_char_p) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,139 @@
+"""The fork server of an engine: started early, so that it imports while an agent thinks, and anew if it has ended."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch.engine import children
+from autoresearch.errors import EngineError
+from autoresearch.forks import Forks, Gone, Mode
+
+_PATIENCE = 15.0  # seconds for the server to end what it forked
+
+
+class ForkServer:
+    """One process of `harness.child`, and a line to it."""
+
+    def __init__(self, device: str, scratch: Path, environ: Mapping[str, str]) -> None:
+        """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
+        EngineError if Python cannot be started."""
+        self._resources = contextlib.ExitStack()
+        home = self._resources.enter_context(children.home_for(scratch))
+        self._output = self._resources.enter_context((home / "output").open("w+b"))
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", device, str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=children.environment(environ, home),
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(theirs.fileno(),),
+            )
+        except OSError as error:
+            ours.close()
+            self._resources.close()
+            raise _no_python(str(error)) from error
+        finally:
+            theirs.close()
+        self.forks = Forks(ours)
+        self._resources.callback(self._stop)  # before its folder goes
+        children.record(home, self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """EngineError if it has ended before it was ready: that is nobody's fault but the machine's."""
+        if self.forks.gone and not self.forks.ready:
+            self._process.wait()
+            self._output.seek(0)
+            lines = self._output.read().decode(errors="replace").split("\n")
+            raise _no_python(next((line for line in reversed(lines) if line.strip()), "it ended at once"))
+
+    def end(self, number: int) -> None:
+        """End one of its processes, with all below it; or, if that cannot be, all of them and the server."""
+        try:
+            self.forks.end(number)
+        except (Gone, TimeoutError):
+            self.close()
+
+    def close(self) -> None:
+        """End it, with all that was forked of it. Again is nothing."""
+        self._resources.close()
+
+    def _stop(self) -> None:
+        self.forks.close()
+        self._process.terminate()  # it looks up, and finds its line closed; or it has not got so far
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Child:
+    """One process at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
+
+    def __init__(
+        self, server: ForkServer, mode: Mode, task: Mapping[str, object], home: Path, env: Mapping[str, str], *fds: int
+    ) -> None:
+        """home: the folder it works in. fds: descriptors that it finds from forks.FIRST on."""
+        self._server = server
+        self._log = (home / f"{mode}.log").open("a+b", buffering=0)
+        self._number = server.forks.start(mode, task, env, home, self._log.fileno(), *fds)
+
+    def exit_code(self) -> int | None:
+        """None while it runs; 128 + n if signal n ended it. EngineError if it could never begin."""
+        code = self._server.forks.exit_code(self._number)
+        self._server.check()
+        return code
+
+    def wait(self, seconds: float) -> None:
+        """Until it ends, or the time is up."""
+        self._server.forks.wait(seconds)
+
+    def output(self, size: int) -> str:
+        """The end of what it has printed, at most so many bytes."""
+        start = max(0, os.fstat(self._log.fileno()).st_size - size)
+        return os.pread(self._log.fileno(), size, start).decode(errors="replace")
+
+    def trim(self, limit: int, keep: int) -> None:
+        """Give back the disk of all but the end of what it has printed, if that takes more bytes than the limit."""
+        file = self._log.fileno()
+        there = os.fstat(file)
+        if there.st_blocks * 512 <= limit or _punched(file, there.st_size - keep):
+            return
+        end = self.output(keep)  # what is printed from here on to the next line may be lost
+        os.ftruncate(file, 0)  # open for appending, the file starts anew
+        self._log.write(end.encode())
+
+    def end(self) -> None:
+        """Kill it and everything below it, now; returns when they are gone."""
+        self._server.end(self._number)
+
+    def close(self) -> None:
+        """Let go of its output. After its end."""
+        self._log.close()
+
+
+def _punched(file: int, length: int) -> bool:
+    """Whether the beginning of a file, so many bytes, is a hole now; its length and the rest stay as they are."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+    hole = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+    if fallocate is None:
+        return False
+    return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
+
+
+def _no_python(why: str) -> EngineError:
+    return EngineError(f"Python cannot be started: {why.rstrip('.')}.", "Check the installation and free memory.")

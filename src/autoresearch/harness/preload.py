@@ -1,0 +1,99 @@
+"""What the children of a fork server need, imported before they are forked: the server touches no GPU and starts no
+thread, since neither survives a fork."""
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+
+_ALL = (
+    "numpy",
+    "safetensors.torch",
+    "torch",
+    *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),
+)
+# Where torch.compile is used: what its first call imports, as `sys.modules` shows it, and attention kernels.
+_COMPILER = (
+    "torch._dynamo.backends.cudagraphs",
+    "torch._dynamo.repro.after_dynamo",
+    "torch._export.db.logging",
+    "torch._functorch._aot_autograd.subclass_codegen",
+    "torch._higher_order_ops.passes.inline_invoke_subgraph",
+    "torch._inductor.async_compile",
+    "torch._inductor.choices",
+    "torch._inductor.codegen.cpp_wrapper_cpu_array_ref",
+    "torch._inductor.codegen.cpp_wrapper_gpu",
+    "torch._inductor.codegen.cpp_wrapper_mps",
+    "torch._inductor.codegen.cuda.device_op_overrides",
+    "torch._inductor.codegen.cuda_combined_scheduling",
+    "torch._inductor.codegen.halide",
+    "torch._inductor.codegen.memory_planning",
+    "torch._inductor.codegen.mps",
+    "torch._inductor.codegen.mtia.device_op_overrides",
+    "torch._inductor.codegen.pallas",
+    "torch._inductor.codegen.python_wrapper_mtia",
+    "torch._inductor.codegen.triton",
+    "torch._inductor.codegen.wrapper_fxir",
+    "torch._inductor.codegen.xpu.xpu_combined_scheduling",
+    "torch._inductor.compile_fx",
+    "torch._inductor.compiler_bisector",
+    "torch._inductor.fx_passes.efficient_conv_bn_eval",
+    "torch._inductor.fx_passes.freezing_patterns",
+    "torch._inductor.fx_passes.fuse_attention",
+    "torch._inductor.fx_passes.mkldnn_fusion",
+    "torch._inductor.fx_passes.pad_mm",
+    "torch._inductor.fx_passes.post_grad",
+    "torch._inductor.hooks",
+    "torch._inductor.kernel.flex",
+    "torch._inductor.kernel_template_choice",
+    "torch._inductor.runtime.caching.interfaces",
+    "torch._inductor.runtime.triton_heuristics",
+    "torch.distributed.tensor.experimental",
+    "torch.export._trace",
+    "torch.nn.attention.flex_attention",
+    "triton.compiler.compiler",
+    "triton.language",
+)
+# While it is imported: one compile thread, or else a pool of processes would be started; no cuInit to look for a GPU.
+_MEANWHILE = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+def preload(device: str) -> None:
+    """Import it all. device: cpu, cuda or mps. ImportError if what every child needs cannot be imported."""
+    before = dict(os.environ)
+    os.environ.update(_MEANWHILE)
+    for name in _ALL:
+        importlib.import_module(name)
+    if device == "cuda":
+        for name in _COMPILER:
+            with contextlib.suppress(ImportError):  # torch names its parts anew in each version
+                importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            _hash_sources()
+    for name in _MEANWHILE.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    gc.collect()
+    gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
+
+
+def compile_in_parallel(ahead: bool) -> None:
+    """In a child: as many compile threads as there would be without `preload`. ahead: start their processes now."""
+    if "torch._inductor.async_compile" not in sys.modules:
+        return
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+
+    config.compile_threads = config.decide_compile_threads()
+    if ahead:
+        AsyncCompile.warm_pool()
+
+
+def _hash_sources() -> None:
+    """Parts of compilers' cache keys that never change and take a while; torch and triton keep them in memory."""
+    from torch._inductor.codecache import torch_key
+    from torch._inductor.runtime.triton_compat import triton_key
+
+    torch_key()
+    triton_key()
