@@ -67,9 +67,14 @@ class ScriptedEngine:
 
     def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement:
         watch(Progress("train", 0.0))
+        value = float(knobs.values(trial.source)["RATE"])
+        if trial.tip:
+            assert Path(trial.tip.train_cache, "kernel").exists()
         for path in (trial.keep.weights, trial.keep.losses):
             Path(path).write_bytes(b"kept")
-        value = float(knobs.values(trial.source)["RATE"])
+        for path in (trial.keep.train_cache, trial.keep.open_cache):
+            Path(path).mkdir(exist_ok=True)
+            Path(path, "kernel").write_bytes(b"kept")
         return Measurement(seed=trial.seed, outcome="scored", value=value, seconds={"total": 0.0}, harness="scripted")
 
 
@@ -167,8 +172,9 @@ def check(folder: Path) -> None:
     kept = [e for e in experiments if e.status == "kept"]
     assert space.branch("night") == kept[-1].commit
     assert [e.parent for e in kept[1:]] == [e.commit for e in kept[:-1]]
-    weights = {int(p.parent.name) for p in (space.state / "runs" / "night").glob("*/weights.safetensors")}
-    assert weights == {1, kept[-1].number}
+    for name in ("weights.safetensors", "losses.npz", "train-cache", "open-cache"):
+        left = {int(path.parent.name) for path in (space.state / "runs" / "night").glob(f"*/{name}")}
+        assert left == {1, kept[-1].number}
     ledger.close()
 
 

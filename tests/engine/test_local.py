@@ -1,5 +1,6 @@
 """Real measurements: what comes of a file that trains, and of those that do not."""
 
+import hashlib
 import re
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 from autoresearch.engine.children import MARKER
+from autoresearch.engine.measuring import _name as name
 from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from tests.engine.conftest import TRAIN
 
@@ -316,6 +318,49 @@ def test_weights_that_are_no_plain_file_are_not_taken(name, engine, trial):
     measurement = engine().measure(trial(swap))
     assert (measurement.outcome, measurement.phase) == ("crashed", "save")
     assert measurement.reason == "the weights are not where run.save had put them"
+
+
+def test_weights_that_change_while_they_are_scored_are_not_believed(engine, trial, tmp_path):
+    """This process has loaded them and scores the same, but what would be kept is another model."""
+    changing = TRAIN.replace(
+        "class Model(Bigram): pass",
+        "class Model(Bigram):\n"
+        "    def forward(self, tokens):\n"
+        "        if torch.is_inference_mode_enabled():\n"
+        "            import os\n"
+        "            weights = 'weights.safetensors'\n"
+        "            os.chmod(weights, 0o600)\n"
+        "            with open(weights, 'r+b') as file: file.seek(-4, 2), file.write(bytes(4))\n"
+        "            os.utime(weights, ns=(0, 0))\n"
+        "        return self.table[tokens]\n",
+    )
+    measurement = engine().measure(trial(changing))
+    assert (measurement.outcome, measurement.phase, measurement.value) == ("quarantined", "score", None)
+    assert measurement.reason == "the weights' file was changed while it was scored"
+    assert not (tmp_path / "kept").exists()
+
+
+def test_kept_weights_are_those_that_were_scored(engine, trial, tmp_path):
+    remembers = TRAIN + (
+        "    import hashlib\n"
+        "    print('SAVED', hashlib.md5(open('train/weights.safetensors', 'rb').read()).hexdigest())\n"
+    )
+    assert engine().measure(trial(remembers)).outcome == "scored"
+    kept = hashlib.md5((tmp_path / "kept" / "weights.safetensors").read_bytes()).hexdigest()
+    assert f"SAVED {kept}" in (tmp_path / "logs" / "train.log").read_text()
+
+
+def test_an_open_file_is_linked_or_else_copied(tmp_path):
+    file, link, copy = tmp_path / "weights", tmp_path / "link", tmp_path / "copy"
+    file.write_bytes(b"weights")
+    with file.open("rb") as opened:
+        link.write_bytes(b"left by one that was killed")
+        name(opened, link)
+        assert link.samefile(file)
+        file.unlink()
+        link.unlink()
+        name(opened, copy)  # there is no name left to link
+    assert copy.read_bytes() == b"weights"
 
 
 def test_a_ledger_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):

@@ -1,0 +1,150 @@
+"""What compilers leave: private copies, two chains that never meet, and nothing but plain files."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoresearch.engine import caches
+from tests.engine.conftest import TRAIN, kept
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """A kept cache with a file in a folder, and a home to lend it to."""
+    (tmp_path / "kept" / "inductor").mkdir(parents=True)
+    (tmp_path / "kept" / "inductor" / "kernel.py").write_text("compiled")
+    (tmp_path / "home").mkdir()
+    return tmp_path / "kept", tmp_path / "home"
+
+
+def found(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
+    source, home = compiled
+    caches.lend(str(source), home)
+    copy = Path(caches.variables(home)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
+    assert copy.read_text() == "compiled"
+    copy.write_text("poisoned")
+    assert (source / "inductor" / "kernel.py").read_text() == "compiled"
+
+
+def test_only_plain_files_are_copied(compiled, tmp_path):
+    source, home = compiled
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "text").write_text("held out")
+    (source / "link").symlink_to(tmp_path / "secret" / "text")
+    (source / "inductor" / "folder").symlink_to(tmp_path / "secret")
+    os.mkfifo(source / "pipe")
+    caches.lend(str(source), home)
+    assert found(home) == ["caches/inductor/kernel.py"]
+
+
+def test_a_link_in_place_of_a_cache_is_none(compiled, tmp_path):
+    source, home = compiled
+    (tmp_path / "link").symlink_to(source)
+    caches.lend(str(tmp_path / "link"), home)
+    assert found(home) == []
+    (home / "caches").symlink_to(source)
+    caches.keep(home, str(tmp_path / "taken"))
+    assert not (tmp_path / "taken").exists()
+
+
+@pytest.mark.parametrize("cache", [None, "nowhere"])
+def test_without_a_cache_no_folder_is_made(cache, compiled, tmp_path):
+    _, home = compiled
+    caches.lend(cache and str(tmp_path / cache), home)
+    caches.keep(home, str(tmp_path / "taken"))
+    assert list(home.iterdir()) == []
+    assert not (tmp_path / "taken").exists()
+
+
+def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
+    source, home = compiled
+    (home / "caches").mkdir()
+    with (home / "caches" / "hole").open("wb") as file:
+        file.truncate(caches.LARGEST + 1)
+    caches.keep(home, str(tmp_path / "taken"))
+    assert not (tmp_path / "taken").exists()
+    monkeypatch.setattr(caches, "LARGEST", 10**5)
+    for number in range(10):
+        (source / f"{number}").touch()  # many small ones are too much, too
+    caches.lend(str(source), tmp_path)
+    assert not (tmp_path / "caches").exists()
+
+
+def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
+    source, home = compiled
+    (home / "caches").mkdir()
+    (home / "caches" / "new").touch()
+    caches.keep(home, str(source))
+    assert found(source) == ["new"]
+    assert not (home / "caches").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is one disk only")
+def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
+    source, _ = compiled
+    home = Path("/dev/shm") / tmp_path.name
+    try:
+        (home / "caches").mkdir(parents=True)
+        (home / "caches" / "new").write_text("compiled")
+        caches.keep(home, str(source))
+        assert (source / "new").read_text() == "compiled"
+    finally:
+        caches.shutil.rmtree(home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "kept"]
+
+
+# Writes into its cache wherever it runs, and says what it had found there.
+COMPILES = (
+    "import os\n"
+    "place = os.environ['TORCHINDUCTOR_CACHE_DIR']\n"
+    "os.makedirs(place, exist_ok=True)\n"
+    "print('FOUND', *sorted(os.listdir(place)), flush=True)\n"
+    "task = 'training' if os.path.isdir('train') else 'scoring'\n"
+    "open(f'{place}/{task}-{NAME}', 'w').close()\n"
+)
+
+
+def said(logs: Path, name: str) -> list[list[str]]:
+    """What each process of a log has found in its cache, in the order of time."""
+    return [line.split()[1:] for line in (logs / name).read_text().splitlines() if line.startswith("FOUND")]
+
+
+def test_two_chains_that_never_meet(engine, trial, tmp_path):
+    """The first run begins with nothing; a second gets what the first has left; what they lose is gone."""
+    logs, first, second = tmp_path / "logs", kept(tmp_path / "first"), kept(tmp_path / "second")
+    engine = engine()
+    code = TRAIN + COMPILES
+    begun = replace(trial(code.replace("{NAME}", "1")), keep=first)
+    assert engine.measure(begun).outcome == "scored"
+    assert said(logs, "train.log") == [[]]
+    assert said(logs, "score.log") == [[], []]
+    assert found(Path(first.train_cache)) == ["inductor/training-1"]
+    assert found(Path(first.open_cache)) == ["inductor/scoring-1"]
+
+    next = replace(trial(code.replace("{NAME}", "2")), keep=second, tip=first)
+    assert engine.measure(next).outcome == "scored"
+    assert said(logs, "train.log") == [["training-1"]]
+    assert said(logs, "score.log") == [["scoring-1"], []]  # the open process, and the sealed one
+    assert found(Path(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
+    assert found(Path(second.open_cache)) == ["inductor/scoring-1", "inductor/scoring-2"]
+    assert found(Path(first.train_cache)) == ["inductor/training-1"]
+
+    again = replace(trial(code.replace("{NAME}", "3")), keep=None, tip=second)  # as a replay does
+    assert engine.measure(again).outcome == "scored"
+    assert said(logs, "train.log") == [["training-1", "training-2"]]
+    assert found(Path(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
+
+
+def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
+    failing = "return self.table[tokens] / (not torch.is_inference_mode_enabled())"
+    code = TRAIN.replace("return self.table[tokens]", failing) + COMPILES.replace("{NAME}", "1")
+    measurement = engine().measure(trial(code))
+    assert (measurement.outcome, measurement.phase) == ("crashed", "score")
+    assert said(tmp_path / "logs", "score.log") == [[]]
+    assert not (tmp_path / "kept").exists()
