@@ -1,16 +1,21 @@
 """Score a file the way the engine does: the judge in a child process, the candidate's processes below it."""
 
-import json
+import atexit
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from autoresearch.engine.forkserver import ForkServer
+from autoresearch.forks import FIRST, MARKER
 from autoresearch.records import ScoreResult, ScoreTask
 from tests.harness import zoo
+
+ENVIRON = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
 
 
 def score(
@@ -39,19 +44,31 @@ def score(
             audit=audit,
             incumbent=str(incumbent) if incumbent else None,
             limit=limit,
-            result=result.fileno(),
-            losses=losses.fileno(),
+            result=FIRST,
+            losses=FIRST + 1,
             rows=rows,
         )
-        run(task, folder)
+        run(task, folder, result.fileno(), losses.fileno())
     return TypeAdapter(ScoreResult).validate_json((folder / "result.json").read_text())
 
 
-def run(task: ScoreTask, folder: Path) -> None:
-    order = folder / "score.json"
-    order.write_text(json.dumps({"mode": "score", "parent": os.getpid(), "task": asdict(task)}))
-    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+def run(task: ScoreTask, folder: Path, result: int, losses: int) -> None:
+    env = {**ENVIRON, MARKER: str(folder), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
     with (folder / "score.log").open("w") as log:
-        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(order)]
-        fds = (task.result, task.losses)
-        subprocess.run(command, env=env, stdout=log, stderr=log, check=False, timeout=600, pass_fds=fds)
+        server = fork_server()
+        number = server.forks.start("score", asdict(task), env, folder, log.fileno(), result, losses)
+        try:
+            while server.forks.exit_code(number) is None:
+                server.forks.wait(10)
+        finally:
+            server.end(number)
+
+
+@cache
+def fork_server() -> ForkServer:
+    """One for all scorings of this process."""
+    scratch = Path(tempfile.mkdtemp())
+    server = ForkServer("cpu", scratch, ENVIRON)
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    atexit.register(server.close)
+    return server

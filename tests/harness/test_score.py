@@ -70,19 +70,3 @@ def test_incumbent_of_another_vocabulary_guides_the_audit(texts, tmp_path):
         incumbent=tmp_path / "a" / "losses.npz",
     )
     assert second.outcome == "quarantined"
-
-
-def test_candidates_processes_are_told_of_no_text(texts, tmp_path):
-    """What a candidate's process finds in its task and its environment names no token file and no target."""
-    spy = """
-class Model(Bigram):
-    def __init__(self):
-        super().__init__()
-        if sys.argv[-1].endswith(".json"):
-            print(open(sys.argv[-1]).read(), open("/proc/self/environ").read())
-"""
-    assert score(zoo.BIGRAM + spy, tmp_path, texts).outcome == "scored"
-    printed = (tmp_path / "score.log").read_text()
-    assert printed.count("weights.safetensors") == 2  # both processes spoke
-    assert "validation" not in printed
-    assert "train-" not in printed
