@@ -6,18 +6,22 @@ from collections import deque
 import torch
 
 _RUN_AHEAD = 2  # batches the host may queue before the device has done them
+_PACES = 8  # batches by which the time of the next ones is judged
 
 
 class Clock:
     """Training time in seconds. It ends when the budget or `max_steps` is spent.
 
     A GPU works behind the host's back: before each batch the host waits until the device has finished the one two
-    batches ago, so the time read is never more than two steps early, and the device never idles.
+    batches ago, so the device never idles. The budget is spent once the batches that are queued will have spent it:
+    training ends within one batch of it.
     """
 
     def __init__(self, budget: float, max_steps: int | None, device: torch.device) -> None:
         self._budget, self._max_steps, self._device = budget, max_steps, device
         self._fences: deque[torch.cuda.Event] = deque()
+        self._passed = 0.0  # on the clock, when the device was last seen to finish a batch
+        self._paces: deque[float] = deque(maxlen=_PACES)  # seconds from one such time to the next
         self._start: float | None = None
         self._end: float | None = None
 
@@ -58,7 +62,11 @@ class Clock:
         return min(1.0, max(self.elapsed / self._budget, share))
 
     def spent(self, steps: int) -> bool:
-        return self.ended or self.elapsed >= self._budget or (self._max_steps is not None and steps >= self._max_steps)
+        if self.ended or (self._max_steps is not None and steps >= self._max_steps):
+            return True
+        # By the shortest: one that was held up must not end the training early.
+        queued = self._passed + len(self._fences) * min(self._paces, default=0.0)
+        return max(self.elapsed, queued) >= self._budget
 
     def fence(self) -> None:
         """Call after each batch: keeps the host from running ahead."""
@@ -68,6 +76,9 @@ class Clock:
             self._fences.append(event)
             if len(self._fences) > _RUN_AHEAD:
                 self._fences.popleft().synchronize()
+                passed = self.elapsed
+                self._paces.append(passed - self._passed)
+                self._passed = passed
         elif self._device.type == "mps":
             torch.mps.synchronize()
 

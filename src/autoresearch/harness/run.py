@@ -17,7 +17,7 @@ from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.harness.files import Phases
 from autoresearch.records import TrainResult, TrainTask
 
-_HASHED = 65536  # numbers of each tensor that go into the weights' hash
+_HASHED = 16384  # numbers of each tensor, about, that go into the weights' hash
 
 
 class Run:
@@ -50,7 +50,7 @@ class Run:
         if self._clock.started:
             raise Failure("run.start was called twice")
         self._parameters = parameter_count(model)
-        self._start_hash = _weights_hash(unwrapped(model))
+        self._start_hash = _weights_hash(unwrapped(model), self.device)
         self._flops = _stated(unwrapped(model), "flops_per_token")
         self._active = _stated(unwrapped(model), "active_parameters", self._parameters)
         self._clock.start()
@@ -138,13 +138,14 @@ class Run:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _weights_hash(model: nn.Module) -> str:
+def _weights_hash(model: nn.Module, device: torch.device) -> str:
     """SHA-256 over an even sample of each parameter: the whole would take seconds for a large model on a GPU."""
-    digest = hashlib.sha256()
+    digest, samples = hashlib.sha256(), [torch.zeros(0, device=device)]
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // _HASHED)].float().cpu()
-        digest.update(name.encode() + sample.numpy().tobytes())
+        samples.append(flat[:: max(1, flat.numel() // _HASHED)].to(device, torch.float32))
+        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+    digest.update(torch.cat(samples).cpu().numpy().tobytes())  # all at once: each copy would wait for the device
     return digest.hexdigest()
 
 
