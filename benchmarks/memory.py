@@ -1,8 +1,8 @@
-"""Whether a program fits a smaller card: `python benchmarks/memory.py programs/24gb.md [--cap 21] [--tokens 500e6]`.
+"""Whether a program fits a smaller card: `python benchmarks/memory.py programs/24gb.md 24 [--cap 21] [--tokens 500e6]`.
 
-Trains a program's baseline for three steps on made-up tokens and scores it, through the engine as a run would, with
-every process held to `--cap` GB of the GPU at hand; without it, to the program's memory_limit. Prints the peak memory
-of training and of scoring. Exit code 1 if it does not fit. On a processor nothing is held.
+Trains a program's baseline for three steps on made-up tokens and scores it as on a card of 24 GB, through the engine as
+a run would, with every process held to `--cap` GB of the GPU at hand; without it, to the program's memory_limit. Prints
+the peak memory of training and of scoring. Exit code 1 if it does not fit. On a processor nothing is held.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ def tokens(path: Path, count: int, vocab_size: int) -> TokenFile:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
+    parser.add_argument("card", type=float, help="GB that the card has, by which scoring chooses its batches")
     parser.add_argument("--cap", type=float, help="GB (10^9 bytes) that a process may take of the GPU")
     parser.add_argument("--tokens", type=float, default=500e6, help="to train on: they may lie on the GPU, too")
     parser.add_argument("--file", type=Path, default=Path(trial.__file__).with_name("train_core.py"), help="to train")
@@ -81,6 +83,7 @@ def main() -> int:
             return CorpusView("made up", tokens(train, int(options.tokens), size), tokens(validation, SCORED, size))
 
         engine = LocalEngine(home / "scratch", os.environ, "memory", settings.device)
+        engine._bench = replace(engine._bench, memory=int(options.card * 1e9))
         held = trial.build(capped, source + HELD.format(cap=cap), 0, corpus, home / "logs")
         measured = engine.measure(held)
         log = home / "logs" / "score.log"
