@@ -18,7 +18,8 @@ from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
 from autoresearch.errors import CorpusError, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
 from autoresearch.machine import existing
-from autoresearch.records import Finding, Program
+from autoresearch.records import Program
+from autoresearch.report.tables import Finding
 from autoresearch.settings import Device
 from autoresearch.units import format_duration, format_size
 from autoresearch.workspace import Workspace

@@ -397,13 +397,3 @@ class Replay:
     measurements: tuple[Measurement, ...]
     agreement: Agreement | None
     spread: Spread
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that `doctor` looked at."""
-
-    name: str
-    state: Literal["works", "warns", "fails"]
-    found: str
-    remedy: str = ""

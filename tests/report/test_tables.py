@@ -9,7 +9,6 @@ from autoresearch.records import (
     Agreement,
     Audit,
     Experiment,
-    Finding,
     Measurement,
     Metric,
     Point,
@@ -67,7 +66,7 @@ def test_a_hostile_title_is_only_text(title: str) -> None:
         tables.show(one, [record], f"+{title}\n-{title}", BITS, "/tmp"),
         tables.replay_table(replay, BITS),
         tables.status_panel(report),
-        tables.doctor_table([Finding("git", "fails", title, title)]),
+        tables.doctor_table([tables.Finding("git", "fails", title, title)]),
     ):
         plain = drawn(renderable)
         assert wide(plain) <= 80

@@ -3,15 +3,15 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch.records import Experiment, Finding, Measurement, Metric, Replay
+from autoresearch.records import Experiment, Measurement, Metric, Replay
 from autoresearch.report.status import Report
 from autoresearch.schema import Calls, Recorded
 from autoresearch.units import format_duration, format_size
@@ -137,6 +137,16 @@ def _agreement(replay: Replay) -> str:
     sigma = f"sigma {replay.spread.sigma:.4f}, {replay.spread.freedom:.0f} degrees of freedom"
     verdict = "they agree" if found.agrees else "they do NOT agree"
     return f"difference {found.difference:+.4f}; chance allows ±{found.allowed:.4f} ({sigma}): {verdict}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `doctor` looked at."""
+
+    name: str
+    state: Literal["works", "warns", "fails"]
+    found: str
+    remedy: str = ""
 
 
 def doctor_table(findings: Iterable[Finding]) -> Table:
