@@ -50,10 +50,10 @@ def nothing_left(lab: Lab) -> bool:
 
 
 def children(process: subprocess.Popen[str], task: str) -> list[psutil.Process]:
-    """Processes below `process` that work on a task: /train, /score or /serve in their command line."""
+    """Processes below `process` that work on a task: train, score or serve."""
     try:
         below = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in below if any(task in part for part in child.cmdline())]
+        return [child for child in below if child.name() == f"research-{task}"]
     except psutil.Error:
         return []
 
@@ -88,7 +88,7 @@ def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab, phase: st
     answers = recording(own.root / ".git" / "replies.jsonl", KEPT, CHEAP)
     command = (*RUN, "--agent", answers)
     process = own.start(*command)
-    until(lambda: children(process, f"/{phase}"), process)
+    until(lambda: children(process, phase), process)
     process.kill()
     process.communicate()
     assert nothing_left(own), left_running(own)
@@ -133,8 +133,8 @@ def test_a_child_killed_from_outside_is_a_crash_with_its_reason(own: Lab, task: 
     command = (*RUN, "--agent", answers)
     process = own.start(*command)
     until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
-    until(lambda: children(process, f"/{task}"), process)
-    for child in children(process, f"/{task}"):
+    until(lambda: children(process, task), process)
+    for child in children(process, task):
         child.send_signal(signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err

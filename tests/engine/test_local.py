@@ -15,17 +15,24 @@ from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from tests.engine.conftest import TRAIN
 
 
-def survivors(scratch: Path) -> list[psutil.Process]:
-    """Processes that carry a measurement's mark, zombies aside."""
+def survivors(scratch: Path, servers: bool = False) -> list[psutil.Process]:
+    """Processes that carry a measurement's mark, zombies aside; fork servers among them or not."""
     found = []
     for pid in psutil.pids():
         try:
             process = psutil.Process(pid)
-            if process.environ().get(MARKER, "").startswith(str(scratch)):
+            marked = process.environ().get(MARKER, "").startswith(str(scratch))
+            if marked and (servers or process.name() != "research-forks"):
                 found.append(process)
         except psutil.Error:
             continue
     return found
+
+
+def folders(scratch: Path) -> list[Path]:
+    """What lies where measurements are made, but for the folders of fork servers that are alive."""
+    homes = {process.environ()[MARKER] for process in survivors(scratch, servers=True)}
+    return [path for path in (scratch / "run").iterdir() if str(path) not in homes]
 
 
 def body(code: str, where: str = "    run.start(model)\n") -> str:
@@ -51,13 +58,13 @@ def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
     assert len(measurement.start_hash) == 64
     phases = ["import", "build", "warmup", "train", "save", "open", "sealed"]
     assert list(measurement.seconds) == [*phases, "total"]
-    assert 0.6 < sum(measurement.seconds[phase] for phase in phases) / measurement.seconds["total"] <= 1.0
+    assert 0.0 < sum(measurement.seconds[phase] for phase in phases) <= measurement.seconds["total"]
 
     assert [p.phase for p in seen if p.phase in ("import", "score")] == ["import", "score"]
     assert seen[-1].point.loss == pytest.approx(measurement.loss)
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["curve.csv", "score.log", "train.log"]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["losses.npz", "weights.safetensors"]
-    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert folders(tmp_path / "scratch") == []
     assert survivors(tmp_path) == []
 
     again = engine.measure(trial())  # the same seed: the same numbers, to the last bit
@@ -129,7 +136,7 @@ def test_deadline_ends_everything(engine, trial, tmp_path):
     with pytest.raises(DeadlinePassed):
         engine().measure(trial(body("time.sleep(600)"), deadline=time.time() + 4))
     assert survivors(tmp_path) == []
-    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert folders(tmp_path / "scratch") == []
 
 
 def test_a_flood_of_output_costs_neither_memory_nor_disk(engine, trial, tmp_path):
@@ -160,13 +167,12 @@ def test_result_is_taken_though_the_process_lingers(engine, trial):
 
 
 def test_children_get_no_secret_and_no_held_out_path(engine, trial, tmp_path):
-    spy = body("import os\nprint(dict(os.environ))\nprint(open(sys.argv[-1]).read())\nprint(os.getcwd())")
+    spy = body("import os\nprint(dict(os.environ), sys.argv, os.getcwd(), open('/proc/self/environ').read())")
     assert engine().measure(trial(spy)).outcome == "scored"
     log = (tmp_path / "logs" / "train.log").read_text()
-    assert "train-256.bin" in log
     assert "sesame" not in log
     assert "validation-256" not in log
-    assert "AUTORESEARCH_CHILD" in log
+    assert log.count(f"{MARKER}=") == log.count(MARKER) - 1 == 1
 
 
 def test_a_corpus_that_is_gone_is_not_the_candidates_fault(engine, trial, tmp_path):
@@ -184,16 +190,15 @@ def test_an_interrupt_leaves_nothing_behind(engine, trial, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         engine().measure(trial(budget=60.0, max_steps=10**6), interrupt)
     assert survivors(tmp_path) == []
-    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert folders(tmp_path / "scratch") == []
 
 
 def test_a_forged_result_is_none(engine, trial):
     """Weights and a result without the clock: the house saw no start."""
     forged = body(
         "import dataclasses, json, os\n"
-        "folder = json.load(open(sys.argv[-1]))['task']['folder']\n"
         "result = dataclasses.asdict(run.result())\n"
-        "open(folder + '/result.json', 'w').write(json.dumps(result))\n"
+        "open('train/result.json', 'w').write(json.dumps(result))\n"
         "time.sleep(600)"
     )
     measurement = engine().measure(trial(forged))
@@ -251,7 +256,7 @@ def test_what_a_candidate_does_to_its_folder_is_its_own_loss(name, engine, trial
     assert measurement.phase in (phase.split() if phase else [None])
     assert (measurement.reason is None) == (outcome == "scored")
     assert survivors(tmp_path) == []
-    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert folders(tmp_path / "scratch") == []
 
 
 FORGED = {
@@ -291,11 +296,9 @@ def test_what_scoring_writes_about_is_no_result(engine, trial, tmp_path):
         "            forged = json.dumps({'outcome': 'scored', 'value': 0.5, 'claim': 0.5}) + '\\n'\n"
         "            for name in ('result.json', 'score/result.json', 'weights.safetensors', 'losses.npz'):\n"
         "                if os.path.isdir(os.path.dirname(name) or '.'): open(name, 'w').write(forged)\n"
-        "            for fd in range(3, 50):\n"
-        "                if fd not in USED and os.path.exists(f'/proc/self/fd/{fd}'): os.write(fd, forged.encode())\n"
-        "        return self.table[tokens]\n"
-        "task = json.load(open(sys.argv[-1]))['task']\n"
-        "USED = (task.get('read'), task.get('write'))",
+        "            for fd in range(5, 100):\n"
+        "                if os.path.exists(f'/proc/self/fd/{fd}'): os.write(fd, forged.encode())\n"
+        "        return self.table[tokens]\n",
     )
     measurement = engine().measure(trial(forging))
     assert measurement.value is None or measurement.value > 4.0

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from autoresearch.engine import children
-from autoresearch.engine.children import MARKER
+from autoresearch.forks import MARKER
 from tests.engine.conftest import TRAIN
 from tests.engine.test_local import body, survivors
 
@@ -40,6 +40,13 @@ def wait_until(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_kill_of_the_parent_takes_everything_with_it(phase, trial, tmp_path):
     source = PHASES[phase].replace("FLAG", str(tmp_path / "flag"))
@@ -47,10 +54,11 @@ def test_kill_of_the_parent_takes_everything_with_it(phase, trial, tmp_path):
     command = [sys.executable, "-c", PARENT, str(tmp_path / "trial"), str(tmp_path / "scratch")]
     parent = subprocess.Popen(command)
     wait_until((tmp_path / "flag").exists)
-    assert len(survivors(tmp_path)) >= 2  # the worker and its supervisor
+    working = survivors(tmp_path, servers=True)
+    assert len(working) >= 3  # the worker, its supervisor and their server
     parent.kill()
     parent.wait()
-    wait_until(lambda: not survivors(tmp_path), 20)
+    wait_until(lambda: not any(map(alive, working)) and not survivors(tmp_path, servers=True), 20)
     assert list((tmp_path / "scratch" / "run").iterdir())  # files are left ...
     assert children.reap(tmp_path / "scratch" / "run") == 0
     assert list((tmp_path / "scratch" / "run").iterdir()) == []  # ... until the next start

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from autoresearch.errors import DeadlinePassed
+from tests.engine.test_local import folders
 
 HOLD = """
 import sys, time
@@ -67,7 +68,7 @@ def test_two_at_once_are_one_after_the_other(engine, trial):
 def test_waiting_ends_at_the_deadline(engine, trial, holder, tmp_path):
     with pytest.raises(DeadlinePassed):
         engine().measure(trial(deadline=time.time() + 1))
-    assert not (tmp_path / "scratch" / "run").exists()
+    assert folders(tmp_path / "scratch") == []
 
 
 def test_waiting_is_interrupted(engine, trial, holder, tmp_path):
@@ -76,4 +77,4 @@ def test_waiting_is_interrupted(engine, trial, holder, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         engine().measure(trial(), interrupt)
-    assert not (tmp_path / "scratch" / "run").exists()
+    assert folders(tmp_path / "scratch") == []

@@ -145,6 +145,7 @@ class Measuring:
     def _watched(self, child: Child) -> TrainResult:
         """The result, the moment it is written. _Crash if there is none."""
         settings, clock, stopwatch = self._trial.settings, None, _Stopwatch()
+        self._show(self._tail.phase)
         while True:
             looked = time.monotonic()
             code = child.exit_code()  # before the files are looked at, so that a last word is not missed

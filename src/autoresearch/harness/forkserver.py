@@ -38,6 +38,7 @@ class ForkServer:
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        set_name("research-forks")
         subreap()
         die_with_parent(signal.SIGTERM)  # a thread's end looks the same: it is asked below who is there
         try:
