@@ -27,7 +27,7 @@ from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
 
-_PART = 2**24  # logits that are turned into losses in one go: in float32 all of them together are large
+_PART = 2**25  # logits that are turned into losses in one go: in float32 all of them together are large
 
 
 class _Stop(Exception):
