@@ -1,5 +1,6 @@
 """What compilers leave: private copies, two chains that never meet, and nothing but plain files."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,35 @@ def test_a_link_in_place_of_a_cache_is_none(compiled, tmp_path):
     (home / "caches").symlink_to(source)
     caches.keep(home, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
+
+
+GROUPS = {  # what a list of a kernel's files says in the kept cache, and in the copy; None: there it is gone
+    "as triton writes it": ('{"child_paths": {"k.ptx": "/old/K/k.ptx"}}', ["k.ptx"]),
+    "without places": ('{"child_paths": ["k.ptx", "k.json"]}', ["k.ptx", "k.json"]),
+    "files elsewhere": ('{"child_paths": {"../../k.ptx": "/etc/k.ptx"}}', ["k.ptx"]),
+    "nothing of it": ("[]", None),
+    "no files": ('{"child_paths": 3}', None),
+    "no names": ('{"child_paths": [3]}', None),
+    "broken": ('{"child_paths": {', None),
+    "deep": ("[" * 100_000, None),
+    "not text": (b"\xff\xfe\x00", None),
+    "long": ('{"child_paths": {}}' + " " * 10**6, None),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
+    (source, home), (text, names) = compiled, GROUPS[name]
+    kernel = source / "triton" / "K"
+    kernel.mkdir(parents=True)
+    (kernel / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    caches.lend(str(source), home)
+    copy = Path(caches.variables(home)["TRITON_CACHE_DIR"]) / "K"
+    if names is None:
+        assert list(copy.iterdir()) == []
+    else:
+        expected = {name: str(copy / name) for name in names}
+        assert json.loads((copy / "__grp__k.json").read_text()) == {"child_paths": expected}
 
 
 @pytest.mark.parametrize("cache", [None, "nowhere"])

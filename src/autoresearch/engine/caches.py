@@ -8,6 +8,7 @@ best effort: without a cache everything is compiled anew.
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 
 LARGEST = 2 * 10**9  # bytes of a cache that is worth its copy
 _ENTRY = 2**15  # bytes that a file or folder counts with at least
+_GROUP = 10**6  # bytes: a list of files is never as long
 _FOLDER = "caches"
 
 
@@ -32,6 +34,8 @@ def lend(kept: str | None, home: Path) -> None:
     copy = home / _FOLDER
     try:
         _copy(Path(kept), copy)
+        for group in copy.glob("triton/*/__grp__*.json"):
+            _rebase(group)
     except OSError:
         shutil.rmtree(copy, ignore_errors=True)
 
@@ -60,6 +64,18 @@ def _copy(source: Path, target: Path) -> None:
             (target / path).mkdir()
         else:
             shutil.copyfile(source / path, target / path, follow_symlinks=False)
+
+
+def _rebase(group: Path) -> None:
+    """Triton writes down the files of a kernel by where they lay when it was compiled: now they lie beside this list,
+    and nothing is to be loaded from anywhere else."""
+    try:
+        if group.stat().st_size > _GROUP:
+            raise ValueError
+        names = [Path(name).name for name in json.loads(group.read_bytes())["child_paths"]]
+        group.write_text(json.dumps({"child_paths": {name: str(group.parent / name) for name in names}}))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        group.unlink()
 
 
 def _content(root: Path) -> Iterator[tuple[Path, bool]]:
