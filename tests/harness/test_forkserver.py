@@ -1,0 +1,262 @@
+"""What forked processes are given and what not, and that nothing is left of them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from autoresearch import forks
+from autoresearch.engine.forkserver import ForkServer
+from autoresearch.errors import EngineError
+from autoresearch.forks import FIRST, LOST, MARKER, Gone
+from autoresearch.records import TokenFile, TrainTask
+from tests.harness import zoo
+from tests.harness.memory import holds
+from tests.harness.scoring import ENVIRON, score
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="processes are looked at through /proc")
+
+STALL = "open('pid', 'w').write(str(os.getpid()))\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+ESCAPE = "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > stray'], env={'PATH': os.environ['PATH']})\n"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[ForkServer]:
+    """For tests that do not kill it."""
+    server = ForkServer("cpu", tmp_path_factory.mktemp("scratch"), ENVIRON)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[ForkServer]:
+    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON)
+    yield server
+    server.close()
+
+
+class Task:
+    """A training whose file does something else, in a folder of its own."""
+
+    def __init__(self, server: ForkServer, folder: Path, code: str, *fds: int, **env: str) -> None:
+        folder.mkdir()
+        (folder / "file.py").write_text(f"import os, subprocess, sys, time\n{code}")
+        tokens = TokenFile("nowhere", vocab_size=256, bos=255, tokens=0, bytes=0, token_bytes="nowhere")
+        task = TrainTask(str(folder / "file.py"), str(folder), 0, "cpu", 1.0, None, tokens, 8)
+        with (folder / "log").open("wb") as log:
+            self.number = server.forks.start(
+                "train", asdict(task), {**ENVIRON, MARKER: str(folder), **env}, folder, log.fileno(), *fds
+            )
+        self.server, self.folder = server, folder
+
+    def file(self, name: str) -> str:
+        """What it has written to a file, once it is there."""
+        until(lambda: (self.folder / name).exists() and (self.folder / name).stat().st_size)
+        return (self.folder / name).read_text().strip()
+
+    @property
+    def worker(self) -> psutil.Process:
+        return psutil.Process(int(self.file("pid")))
+
+    def end(self) -> int | None:
+        """Wait for its end: the exit code."""
+        until(lambda: self.server.forks.exit_code(self.number) is not None)
+        return self.server.forks.exit_code(self.number)
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def alive(pid: int | psutil.Process) -> bool:
+    try:
+        process = psutil.Process(pid) if isinstance(pid, int) else pid
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process holds, by descriptor: 'socket', 'pipe:[17]', a path."""
+    found = []
+    for link in sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda path: int(path.name)):
+        target = str(link.readlink())
+        found.append("socket" if target.startswith("socket:") else target.removesuffix(" (deleted)"))
+    return found
+
+
+def test_a_child_has_what_its_order_says_and_nothing_else(shared, tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"handed over")
+    os.close(write)
+    code = f"print(os.environ, os.getcwd(), os.read({FIRST}, 100), sys.stdin.read(), flush=True)\nos._exit(7)"
+    task = Task(shared, tmp_path / "task", code, read, HOME="/a/home")
+    os.close(read)
+    assert task.end() == 7
+    given = ENVIRON | {MARKER: str(task.folder), "HOME": "/a/home"}
+    assert task.file("log") == f"environ({given}) {task.folder} b'handed over'"
+
+
+@pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("os._exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
+def test_exit_codes_are_told(code, expected, shared, tmp_path):
+    assert Task(shared, tmp_path / "task", code).end() == expected
+
+
+def test_nothing_of_one_child_is_in_another(shared, tmp_path):
+    """Neither by environment, folder or memory: the server reads no orders."""
+    secret = "-".join(["open", "sesame", str(time.time_ns())])
+    first = Task(shared, tmp_path / "first", f"os.environ['OWN'] = 'own'\n{STALL}", GIVEN=secret)
+    assert holds(first.worker.pid, secret.encode())
+    assert not holds(shared.pid, secret.encode())
+    second = Task(shared, tmp_path / "second", f"print(os.environ, os.getcwd(), flush=True)\n{STALL}")
+    assert not holds(second.worker.pid, secret.encode())
+    assert not {"OWN", "GIVEN", secret} & set(second.file("log").split("'"))
+    assert str(tmp_path / "first") not in second.file("log")
+    for task in (first, second):
+        shared.end(task.number)
+
+
+def test_a_child_holds_no_descriptor_but_its_own(shared, tmp_path):
+    """Whoever held the server's line could give orders, and whoever held the judge's pipes could answer for it."""
+    read, write = os.pipe()
+    tasks = [Task(shared, tmp_path / "one", STALL, read), Task(shared, tmp_path / "two", STALL, write)]
+    ends = [f"pipe:[{os.fstat(read).st_ino}]", f"pipe:[{os.fstat(write).st_ino}]"]
+    for task, end in zip(tasks, ends, strict=True):
+        supervisor = task.worker.parent()
+        log, events = str(task.folder / "log"), str(task.folder / "events.jsonl")
+        order = open_files(supervisor.pid)[0]
+        assert open_files(supervisor.pid)[1:] == [log, log, end]
+        assert Path(f"/proc/{supervisor.pid}/fd/0").stat().st_size == 0, "the order is still to be read"
+        assert open_files(task.worker.pid) == ["/dev/null", log, log, end, events]
+        assert order.startswith(str(task.folder))
+    assert "socket" in open_files(shared.pid)
+    assert not set(ends) & set(open_files(shared.pid))
+    for task in tasks:
+        shared.end(task.number)
+    os.close(read)
+    os.close(write)
+
+
+def test_end_takes_all_that_was_begun(shared, tmp_path):
+    task = Task(shared, tmp_path / "task", ESCAPE + STALL)
+    worker, stray = task.worker, psutil.Process(int(task.file("stray")))
+    other = Task(shared, tmp_path / "other", STALL)
+    shared.end(task.number)
+    assert not any(map(alive, (worker, stray)))
+    assert alive(other.worker)  # whose turn it was not
+    shared.end(other.number)
+
+
+def test_what_escapes_a_killed_supervisor_is_gone_before_its_end_is_told(shared, tmp_path):
+    task = Task(shared, tmp_path / "task", ESCAPE + "os.kill(os.getppid(), 9)\ntime.sleep(600)")
+    stray = psutil.Process(int(task.file("stray")))
+    assert task.end() == 137
+    assert not alive(stray)
+
+
+def test_a_killed_server_takes_its_children_along(server, tmp_path):
+    task = Task(server, tmp_path / "task", ESCAPE + STALL)
+    there = [task.worker, task.worker.parent(), psutil.Process(int(task.file("stray")))]
+    os.kill(server.pid, signal.SIGKILL)
+    assert task.end() == LOST
+    until(lambda: not any(map(alive, there)))
+    with pytest.raises(Gone):
+        server.forks.end(task.number)
+    assert server.forks.exit_code(server.forks.start("train", {}, {}, tmp_path, 2)) == LOST
+
+
+def test_a_server_that_does_not_answer_is_ended_with_all_below_it(server, tmp_path, monkeypatch):
+    task = Task(server, tmp_path / "task", STALL)
+    worker = task.worker
+    monkeypatch.setattr(forks, "_PATIENCE", 0.5)
+    monkeypatch.setattr("autoresearch.engine.forkserver._PATIENCE", 0.5)
+    os.kill(server.pid, signal.SIGSTOP)
+    server.end(task.number)
+    assert not alive(server.pid)
+    until(lambda: not alive(worker))
+
+
+def test_a_closed_line_ends_everything(server, tmp_path):
+    task = Task(server, tmp_path / "task", STALL)
+    there = [task.worker, task.worker.parent(), psutil.Process(server.pid)]
+    server.forks.close()
+    until(lambda: not any(map(alive, there)))
+
+
+def test_a_server_is_not_ended_by_the_end_of_the_thread_that_began_it(tmp_path):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(ForkServer("cpu", tmp_path / "scratch", ENVIRON)))
+    thread.start()
+    thread.join()
+    try:
+        assert Task(made[0], tmp_path / "one", "os._exit(3)").end() == 3
+    finally:
+        made[0].close()
+
+
+def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')")
+    server = ForkServer("cpu", tmp_path / "scratch", {**ENVIRON, "PYTHONPATH": str(tmp_path)})
+    until(lambda: server.forks.exit_code(0) == LOST)
+    with pytest.raises(EngineError, match=r"^Python cannot be started: ImportError: libcudart.so is missing\. "):
+        server.check()
+    server.close()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+STALLING = """
+import os
+class Model(Bigram):
+    def forward(self, tokens):
+        open('open-pid', 'w').write(str(os.getpid()))
+        while not os.path.exists('go'): time.sleep(0.01)
+        return self.table[tokens]
+"""
+
+
+def test_the_judges_server_and_sealed_process_hold_nothing_of_the_text(texts, tmp_path):
+    """The judge has read it all by then, and so has its open process of what it was given."""
+    folder, results = tmp_path / "scoring", []
+    scoring = threading.Thread(target=lambda: results.append(score(zoo.BIGRAM + STALLING, folder, texts)))
+    scoring.start()
+    until((folder / "open-pid").exists)
+    until(lambda: (folder / "open-pid").stat().st_size)
+    claimed = psutil.Process(int((folder / "open-pid").read_text()))
+    forked = claimed.parent().parent()
+    judge = forked.parent()
+    sealed = [p for p in forked.children(recursive=True) if p not in (claimed, claimed.parent())]
+    assert [p.name() for p in (judge, forked, *sealed)] == [
+        "research-score", "research-forks", "research-serve", "research-serve",
+    ]  # fmt: skip
+
+    stream = np.fromfile(texts.validation[256].path, dtype="<u2")
+    text = stream[320 * 32 : 320 * 32 + 24].tobytes()
+    path = texts.validation[256].path.encode()
+    until(lambda: holds(judge.pid, text))
+    assert holds(judge.pid, path)
+    for process in (forked, *sealed):
+        assert not holds(process.pid, text)
+    for process in (forked, claimed, claimed.parent(), *sealed):
+        assert not holds(process.pid, path)
+        assert path.decode() not in " ".join([*process.environ().values(), *process.cmdline()])
+
+    pipes = [[file for file in open_files(p.pid) if file.startswith("pipe:")] for p in (claimed, *sealed, judge)]
+    assert [len(found) for found in pipes] == [2, 2, 2, 4]
+    assert set(pipes[0]) & set(pipes[1]) == set()
+    assert set(pipes[1]) == set(pipes[2])
+    assert [open_files(p.pid).count("socket") for p in (claimed, *sealed, forked, judge)] == [0, 0, 0, 1, 1]
+
+    (folder / "go").touch()
+    scoring.join()
+    assert results[0].outcome == "scored"
+    assert not any(map(alive, (judge, forked, claimed, *sealed)))
