@@ -1,0 +1,55 @@
+"""An engine and its fork server: one after another, if need be, and none left behind."""
+
+import psutil
+import pytest
+
+from autoresearch.errors import EngineError
+from tests.engine.test_local import body, folders, survivors
+
+KILL = "import psutil, time\npsutil.Process().parent().parent().kill()\ntime.sleep(600)"
+
+
+def servers(tmp_path) -> list[psutil.Process]:
+    return [process for process in survivors(tmp_path, servers=True) if process.name() == "research-forks"]
+
+
+def test_a_candidate_that_kills_the_server_has_crashed_and_the_next_is_measured(engine, trial, tmp_path):
+    engine = engine()
+    killed = engine.measure(trial(body(KILL)))
+    assert (killed.outcome, killed.phase) == ("crashed", "warmup")
+    assert "was ended by signal 9" in killed.reason
+    assert survivors(tmp_path, servers=True) == []
+    assert folders(tmp_path / "scratch") == []
+    assert engine.measure(trial()).outcome == "scored"
+
+
+def test_a_scoring_that_kills_its_servers_is_a_crash(engine, trial, tmp_path):
+    source = body("pass").replace(
+        "return self.table[tokens]",
+        "import psutil\n"
+        "        if torch.is_inference_mode_enabled(): psutil.Process().parent().parent().kill(), time.sleep(600)\n"
+        "        return self.table[tokens]",
+    )
+    engine = engine()
+    measurement = engine.measure(trial(source))
+    assert (measurement.outcome, measurement.phase, measurement.value) == ("crashed", "score", None)
+    assert survivors(tmp_path) == []
+    assert len(servers(tmp_path)) == 1  # it was the judge's that was killed
+
+
+def test_one_server_serves_all_measurements_and_goes_with_its_engine(engine, trial, tmp_path):
+    engine = engine()
+    assert engine.measure(trial()).outcome == "scored"
+    (server,) = servers(tmp_path)
+    assert engine.measure(trial()).outcome == "scored"
+    assert servers(tmp_path) == [server]
+    del engine
+    assert survivors(tmp_path, servers=True) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+def test_python_that_cannot_be_started_is_no_candidates_fault(engine, trial, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"Python cannot be started: ImportError: libcudart.so is missing"):
+        engine().measure(trial())
