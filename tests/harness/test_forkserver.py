@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from autoresearch import forks
+from autoresearch.engine import caches
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.errors import EngineError
 from autoresearch.forks import FIRST, LOST, MARKER, Gone
@@ -110,6 +112,37 @@ def test_a_child_has_what_its_order_says_and_nothing_else(shared, tmp_path):
 @pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("os._exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_exit_codes_are_told(code, expected, shared, tmp_path):
     assert Task(shared, tmp_path / "task", code).end() == expected
+
+
+def test_the_compiler_is_not_imported_for_nothing_and_no_thread_is_there_to_be_lost(shared, tmp_path):
+    task = Task(
+        shared, tmp_path / "task", "print([n for n in ('torch', 'torch._dynamo', 'triton') if n in sys.modules])"
+    )
+    assert task.end() == 0
+    assert task.file("log").startswith("['torch']")
+    assert psutil.Process(shared.pid).num_threads() == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(tmp_path):
+    code = (
+        "assert 'torch._inductor.compile_fx' in sys.modules\n"
+        "import torch\n"
+        "ones = torch.ones(1000, device='cuda')\n"
+        "print(float(torch.compile(lambda x: (x * 2 + 1).relu())(ones).sum()), flush=True)\n"
+        "os._exit(5)"
+    )
+    server = ForkServer("cuda", tmp_path / "scratch", os.environ)
+    try:
+        for name in ("one", "two"):
+            env = {**os.environ, **caches.variables(tmp_path / name)}
+            task = Task(server, tmp_path / name, code, **env)
+            assert task.end() == 5, (task.folder / "fault.json").read_text()
+            assert task.file("log").endswith("3000.0")
+        assert psutil.Process(server.pid).num_threads() == 1
+    finally:
+        server.close()
 
 
 def test_nothing_of_one_child_is_in_another(shared, tmp_path):

@@ -67,7 +67,7 @@ def preload(device: str) -> None:
         importlib.import_module(name)
     if device == "cuda":
         for name in _COMPILER:
-            with contextlib.suppress(ImportError):  # torch names its parts anew in each version
+            with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
                 importlib.import_module(name)
         with contextlib.suppress(ImportError):
             _hash_sources()
