@@ -25,15 +25,20 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # it comes with torch where there is CUDA
+    triton = None
 
 # ---------------------------------------------------------------------------------------------------- knobs
 
 # Size. DEPTH alone scales the model: width, heads, windows and learning rates follow.
 CONTEXT = 2048  # tokens in a row, in training and in scoring
 VOCAB_SIZE = 8192  # entries of the vocabulary; only what the program allows
-DEPTH = 9  # [2, 12]; number of blocks
-ASPECT = 64  # [32, 96]; channels per block of depth, before rounding up to whole heads
+DEPTH = 8  # [2, 12]; number of blocks
+ASPECT = 96  # [32, 128]; channels per block of depth, before rounding up to whole heads
 HEAD_DIM = 128  # {32, 64, 128}; channels of an attention head
 MLP_RATIO = 4  # [2, 6]; hidden channels of the MLP per channel of the stream
 
@@ -41,7 +46,8 @@ MLP_RATIO = 4  # [2, 6]; hidden channels of the MLP per channel of the stream
 WINDOW_PATTERN = "SSSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL", "S"}; short or long by layer; the last is always long
 WINDOW_DIVISOR = 8  # {2, 4, 8, 16}; a short window is CONTEXT divided by this
 ROPE_BASE = 200000.0  # [10000.0, 1000000.0] log; of the rotary wavelengths, which grow to 2 pi times this many tokens
-GATE_CHANNELS = 32  # channels of the stream that gate a value embedding
+GATE_CHANNELS = 32  # channels of the stream that a gate is read from
+NGRAM_ROWS = 0  # rows of each table of token pairs per entry of the vocabulary; 0: none. They memorize repeated text
 SOFTCAP = 15.0  # [8.0, 30.0] log; logits are squashed into plus or minus this
 
 # Initialization.
@@ -50,21 +56,25 @@ UNEMBEDDING_SCALE = 0.005  # the same of the output matrix: so small that the fi
 X0_LAMBDA = 0.05  # [0.0, 0.3]; how much of the embedding each block adds to the stream at first
 
 # Batch.
-BATCH_ROWS = 128  # {8, 16, 32, 64, 128, 256}; rows in an optimizer step
-MICRO_ROWS = 64  # rows in one forward and backward pass; memory and speed, not the result
+BATCH_ROWS = 128  # {16, 32, 64, 128, 256}; rows in an optimizer step, once the batch has grown
+BATCH_RAMP = 0.4  # [0.0, 0.8]; share of the run over which it grows from MICRO_ROWS: early steps are cheap and many
+MICRO_ROWS = 32  # {16, 32, 64}; rows in one forward and backward pass
 
 # Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5; none is scaled with the batch.
 EMBEDDING_LR = 0.9  # [0.1, 3.0] log; AdamW, token embedding
 VALUE_LR = 0.9  # [0.1, 3.0] log; AdamW, value embeddings
 UNEMBEDDING_LR = 0.005  # [0.001, 0.05] log; AdamW, output matrix
-SCALAR_LR = 0.5  # [0.05, 2.0] log; AdamW, x0 lambdas, and a hundredth of it for the residual lambdas
-MATRIX_LR = 0.04  # [0.01, 0.16] log; Muon, matrices of the blocks
+SCALAR_LR = (
+    0.5  # [0.05, 2.0] log; AdamW, x0 lambdas; a tenth of it for other scalars, a hundredth for the residual ones
+)
+GATE_LR = 0.02  # [0.002, 0.1] log; AdamW, matrices that open gates
+MATRIX_LR = 0.06  # [0.01, 0.16] log; Muon, matrices of the blocks
 
 # Optimizer.
 ADAM_BETA1 = 0.8  # [0.6, 0.95]; average of the gradient
 ADAM_BETA2 = 0.95  # [0.9, 0.99]; average of its square
 MUON_MOMENTUM = 0.95  # [0.9, 0.98]; after a warm-up from 0.85
-MOMENTUM_WARMUP = 200  # {50, 100, 200, 400}; steps of that warm-up
+MOMENTUM_WARMUP = 0.15  # [0.0, 0.5]; share of the run of that warm-up
 MUON_BETA2 = 0.95  # [0.9, 0.99]; average of the variance of a neuron's update
 POLAR_STEPS = 5  # {3, 4, 5}; iterations of the orthogonalization
 WEIGHT_DECAY = 0.2  # [0.02, 0.8] log; matrices, cautious, falling to zero over the run
@@ -78,7 +88,7 @@ FINAL_LR = 0.05  # [0.0, 0.2]; share of the step size left at the end
 
 HEADS = math.ceil(DEPTH * ASPECT / HEAD_DIM)
 WIDTH = HEADS * HEAD_DIM
-PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step
+PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step, at most
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -111,18 +121,110 @@ class Linear(nn.Linear):
 
 
 def rotary_table() -> Tensor:
-    """Cosines and sines [2, CONTEXT, 1, D / 2] of position times frequency, on the CPU."""
+    """Cosines and sines [2, CONTEXT, D / 2] of position times frequency, on the CPU."""
     channels = torch.arange(0, HEAD_DIM, 2, dtype=torch.float64, device="cpu")
     positions = torch.arange(CONTEXT, dtype=torch.float64, device="cpu")
-    angles = torch.outer(positions, ROPE_BASE ** (-channels / HEAD_DIM)).unsqueeze(1)
+    angles = torch.outer(positions, ROPE_BASE ** (-channels / HEAD_DIM))
     return torch.stack((angles.cos(), angles.sin())).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) of x[B, T, H, D]: channel i turns against channel i + D / 2."""
-    cos, sin = table[:, : x.size(1)]
+    """Rotary position embedding (Su et al. 2021) of x[B, T, H, D], in float32: channel i turns against i + D / 2."""
+    cos, sin = table[:, : x.size(1)].unsqueeze(2)
     left, right = x.float().chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1).to(x.dtype)
+    return torch.cat((left * cos - right * sin, left * sin + right * cos), dim=-1)
+
+
+def rotated_norm(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys [B, T, H, D] out of both together, [B, T, 2H, D]: rotated by position, and normalized over D."""
+    if triton and x.is_cuda:
+        pair: tuple[Tensor, Tensor] = RotatedNorm.apply(x, table)  # type: ignore[no-untyped-call]
+        return pair
+    query, key = norm(rotate(x, table)).to(x.dtype).chunk(2, dim=2)
+    return query, key
+
+
+class RotatedNorm(torch.autograd.Function):
+    """`rotated_norm` on CUDA: memory is passed over once each way, where compiled code takes three times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
+        rows = x.numel() // HEAD_DIM
+        grid = (math.ceil(rows / KERNEL_ROWS),)
+        rotated_norm_forward[grid](
+            x, table, query, key, rows, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS
+        )  # fmt: skip
+        ctx.save_for_backward(x, table)
+        return query, key
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x, table = ctx.saved_tensors
+        query, key = (gradient.contiguous() for gradient in gradients)
+        result = torch.empty_like(x)
+        rows = x.numel() // HEAD_DIM
+        grid = (math.ceil(rows / KERNEL_ROWS),)
+        rotated_norm_backward[grid](
+            x, table, query, key, result, rows, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS
+        )  # fmt: skip
+        return result, None
+
+
+KERNEL_ROWS = 32  # heads of a token that one program of the kernels takes; channels lie side by side in halves
+
+if triton:
+
+    @triton.jit  # type: ignore[untyped-decorator]
+    def rotated_norm_forward(  # type: ignore[no-untyped-def]  # noqa: ANN201
+        x, table, query, key, rows, length,  # noqa: ANN001
+        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+    ):  # fmt: skip
+        row = tl.program_id(0) * block + tl.arange(0, block)
+        channel = tl.arange(0, half)[None, :]
+        token, head = row // (2 * heads), row % (2 * heads)
+        inside = (row < rows)[:, None]
+        source = x + row.to(tl.int64)[:, None] * (2 * half) + channel
+        left = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+        right = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
+        angle = table + (token % length)[:, None] * half + channel
+        cos, sin = tl.load(angle), tl.load(angle + context * half)
+        scale = tl.rsqrt((tl.sum(left * left, 1) + tl.sum(right * right, 1)) / (2 * half) + 1e-6)[:, None]
+        first = (left * cos - right * sin) * scale
+        second = (left * sin + right * cos) * scale
+        place = (token.to(tl.int64) * heads + head % heads)[:, None] * (2 * half) + channel
+        of_query, of_key = inside & (head < heads)[:, None], inside & (head >= heads)[:, None]
+        tl.store(query + place, first, mask=of_query)
+        tl.store(query + place + half, second, mask=of_query)
+        tl.store(key + place, first, mask=of_key)
+        tl.store(key + place + half, second, mask=of_key)
+
+    @triton.jit  # type: ignore[untyped-decorator]
+    def rotated_norm_backward(  # type: ignore[no-untyped-def]  # noqa: ANN201
+        x, table, query, key, result, rows, length,  # noqa: ANN001
+        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+    ):  # fmt: skip
+        row = tl.program_id(0) * block + tl.arange(0, block)
+        channel = tl.arange(0, half)[None, :]
+        token, head = row // (2 * heads), row % (2 * heads)
+        inside = (row < rows)[:, None]
+        here = row.to(tl.int64)[:, None] * (2 * half) + channel
+        left = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
+        right = tl.load(x + here + half, mask=inside, other=0.0).to(tl.float32)
+        place = (token.to(tl.int64) * heads + head % heads)[:, None] * (2 * half) + channel
+        of_query, of_key = inside & (head < heads)[:, None], inside & (head >= heads)[:, None]
+        first = tl.load(query + place, mask=of_query, other=0.0) + tl.load(key + place, mask=of_key, other=0.0)
+        place += half
+        second = tl.load(query + place, mask=of_query, other=0.0) + tl.load(key + place, mask=of_key, other=0.0)
+        angle = table + (token % length)[:, None] * half + channel
+        cos, sin = tl.load(angle), tl.load(angle + context * half)
+        turned_left = first.to(tl.float32) * cos + second.to(tl.float32) * sin
+        turned_right = second.to(tl.float32) * cos - first.to(tl.float32) * sin
+        mean_square = (tl.sum(left * left, 1) + tl.sum(right * right, 1)) / (2 * half) + 1e-6
+        along = (tl.sum(turned_left * left, 1) + tl.sum(turned_right * right, 1)) / (2 * half) / mean_square
+        scale = tl.rsqrt(mean_square)[:, None]
+        tl.store(result + here, (turned_left - left * along[:, None]) * scale, mask=inside)
+        tl.store(result + here + half, (turned_right - right * along[:, None]) * scale, mask=inside)
 
 
 # ---------------------------------------------------------------------------------------------------- attention
@@ -134,73 +236,79 @@ def window_of(layer: int) -> int:
     return CONTEXT if long else max(1, CONTEXT // WINDOW_DIVISOR)
 
 
-_masks: dict[tuple[int, int, torch.device], BlockMask | Tensor] = {}
-
-
-def window_mask(length: int, window: int, device: torch.device) -> BlockMask | Tensor:
-    """Which keys a query sees: a BlockMask on CUDA, a boolean [T, T] elsewhere. Built once for each shape."""
-
-    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (query - key < window)
-
-    where = (length, window, device)
-    if where not in _masks:
-        with torch.inference_mode(False):  # one made while scoring must do for training, too
-            if device.type == "cuda":
-                _masks[where] = create_block_mask(visible, None, None, length, length, device=device)
-            else:
-                position, none = torch.arange(length, device=device), torch.zeros((), device=device)
-                _masks[where] = visible(none, none, position[:, None], position[None, :])
-    return _masks[where]
+@functools.cache
+def window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Which keys a query sees, bool [T, T]."""
+    with torch.inference_mode(False):  # one made while scoring must do for training, too
+        position = torch.arange(length, device=device)
+        distance = position[:, None] - position[None, :]
+        return (distance >= 0) & (distance < window)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
-    """Causal attention [B, H, T, D] in which position t sees t - window + 1 to t. The one place that picks a kernel."""
-    length = query.size(-2)
-    if window >= length:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    mask = window_mask(length, window, query.device)
-    if isinstance(mask, Tensor):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    flex: Callable[..., Any] = flex_attention
-    if not torch.compiler.is_compiling():  # as in scoring: without its own kernel it would write out all T x T scores
-        flex = fused(flex_attention, query.device)
-    result: Tensor = flex(query, key, value, block_mask=mask)
-    return result
+    """Causal attention [B, T, H, D] in which position t sees t - window + 1 to t. The one place that picks a kernel.
+
+    On CUDA, cuDNN's for the whole row, which torch picks where it is the best, and FlashAttention 2 for a window.
+    """
+    length = query.size(1)
+    if window < length and query.is_cuda:
+        flash = torch.ops.aten._flash_attention_forward
+        seen: Tensor = flash(
+            query, key, value, None, None, length, length, 0.0, False, False,
+            window_size_left=window - 1, window_size_right=0,
+        )[0]  # fmt: skip
+        return seen
+    mask = None if window >= length else window_mask(length, window, query.device)
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None).transpose(1, 2)
+
+
+def pairs_of(tokens: Tensor) -> Tensor:
+    """Rows of a table of pairs, int64 [B, T]: a hash of each token and the one before it, BOS before the first."""
+    before = torch.cat((tokens[:, :1], tokens[:, :-1]), dim=1)
+    return ((before * VOCAB_SIZE + tokens) * 2654435761 >> 12) % (NGRAM_ROWS * VOCAB_SIZE)
 
 
 class Attention(nn.Module):
     """Causal self-attention with rotary positions, normalized queries and keys, and a window by layer.
 
     Every other layer, the last included, adds to its values an embedding of the token at hand (Zhou et al. 2024,
-    arXiv:2410.17897): a table of C more channels for each entry of the vocabulary, almost free in time. A gate for
-    each head, read from a few channels of the stream, opens it from 0 to 2; it begins at 1.
+    arXiv:2410.17897): a table of C more channels for each entry of the vocabulary, almost free in time; and one of the
+    pair it ends, if there are tables for that. Gates for each head, read from a few channels of the stream, open
+    these, and what the head has seen, from 0 to 2; they begin at 1.
     """
 
-    def __init__(self, layer: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: int) -> None:
         super().__init__()
         self.window = window_of(layer)
         self.query = Linear(WIDTH, WIDTH)
         self.key = Linear(WIDTH, WIDTH)
         self.value = Linear(WIDTH, WIDTH)
         self.out = Linear(WIDTH, WIDTH, scale=0.0)
-        self.table: nn.Embedding | None = None
+        self.gate = Linear(GATE_CHANNELS, HEADS, scale=0.0)
+        self.tables = nn.ModuleList()
         if (DEPTH - 1 - layer) % 2 == 0:
-            self.table = nn.Embedding(VOCAB_SIZE, WIDTH, dtype=dtype)
-            nn.init.normal_(self.table.weight, std=INIT_SCALE / math.sqrt(WIDTH))
-            self.gate = Linear(GATE_CHANNELS, HEADS, scale=0.0)
+            for count in [VOCAB_SIZE, NGRAM_ROWS * VOCAB_SIZE][: 2 if NGRAM_ROWS else 1]:
+                table = nn.Embedding(count, WIDTH)
+                nn.init.normal_(table.weight, std=INIT_SCALE / math.sqrt(WIDTH))
+                self.tables.append(table)
+        self.table_gates = nn.ModuleList(Linear(GATE_CHANNELS, HEADS, scale=0.0) for _ in self.tables)
 
-    def forward(self, x: Tensor, tokens: Tensor, rotary: Tensor) -> Tensor:
-        heads = (*tokens.shape, HEADS, HEAD_DIM)
-        query: Tensor = norm(rotate(self.query(x).view(heads), rotary))
-        key: Tensor = norm(rotate(self.key(x).view(heads), rotary))
+    def forward(self, x: Tensor, ids: tuple[Tensor, ...], rotary: Tensor) -> Tensor:
+        heads = (*x.shape[:2], HEADS, HEAD_DIM)
+        both = F.linear(x, torch.cat((self.query.weight, self.key.weight)).to(x.dtype))
+        query, key = rotated_norm(both.view(*x.shape[:2], 2 * HEADS, HEAD_DIM), rotary)
         value: Tensor = self.value(x).view(heads)
-        if self.table is not None:
-            gate = 2 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))
-            value = value + gate.unsqueeze(-1) * self.table(tokens).view(heads)
-        seen = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), self.window)
-        result: Tensor = self.out(seen.transpose(1, 2).reshape(x.shape))
+        for table, gate, rows in zip(self.tables, self.table_gates, ids, strict=False):
+            value = value + opened(gate, x) * table(rows).to(x.dtype).view(heads)
+        seen = attend(query, key, value, self.window) * opened(self.gate, x)
+        result: Tensor = self.out(seen.reshape(x.shape))
         return result
+
+
+def opened(gate: nn.Module, x: Tensor) -> Tensor:
+    """How far a gate is open at each token and head of x[B, T, C]: [B, T, H, 1], 0 to 2."""
+    return 2 * torch.sigmoid(gate(x[..., :GATE_CHANNELS])).unsqueeze(-1)
 
 
 class MLP(nn.Module):
@@ -217,15 +325,21 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each added to the stream and each fed from its normalized state."""
+    """Attention, then MLP, each added to the stream and each fed from its normalized state.
 
-    def __init__(self, layer: int, dtype: torch.dtype) -> None:
+    It begins by mixing the embedding x0 into the stream, and as the identity but for that.
+    """
+
+    def __init__(self, layer: int) -> None:
         super().__init__()
-        self.attention = Attention(layer, dtype)
+        self.attention = Attention(layer)
         self.mlp = MLP()
+        self.residual_lambda = nn.Parameter(torch.ones(()))
+        self.x0_lambda = nn.Parameter(torch.full((), X0_LAMBDA))
 
-    def forward(self, x: Tensor, tokens: Tensor, rotary: Tensor) -> Tensor:
-        x = x + self.attention(norm(x), tokens, rotary)
+    def forward(self, x: Tensor, x0: Tensor, ids: tuple[Tensor, ...], rotary: Tensor) -> Tensor:
+        x = self.residual_lambda.to(x.dtype) * x + self.x0_lambda.to(x.dtype) * x0
+        x = x + self.attention(norm(x), ids, rotary)
         result: Tensor = x + self.mlp(norm(x))
         return result
 
@@ -234,30 +348,66 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer. Each block sees a weighted sum of the stream and of the embedding x0.
+    """A decoder-only transformer: embedding, blocks, and an output matrix that is fed from the normalized stream.
 
-    Blocks begin as the identity: what they add to the stream goes through a matrix of zeros.
+    Each token's embedding takes in a learned share of the one before it, by a gate. A learned share of the stream at
+    half depth is taken out again at the end.
     """
 
     rotary: Tensor
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCAB_SIZE, WIDTH, dtype=dtype)
-        self.blocks = nn.ModuleList(Block(layer, dtype) for layer in range(DEPTH))
+        self.dtype = dtype  # of activations
+        self.embedding = nn.Embedding(VOCAB_SIZE, WIDTH)
+        self.smear = Linear(GATE_CHANNELS, 1, scale=0.0)
+        self.smear_lambda = nn.Parameter(torch.zeros(()))
+        self.blocks = nn.ModuleList(Block(layer) for layer in range(DEPTH))
+        self.backout_lambda = nn.Parameter(torch.full((), 0.5))
         self.unembedding = Linear(WIDTH, VOCAB_SIZE, scale=UNEMBEDDING_SCALE)
-        self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
-        self.x0_lambdas = nn.Parameter(torch.full((DEPTH,), X0_LAMBDA))
-        self.register_buffer("rotary", rotary_table().to(self.x0_lambdas.device), persistent=False)
+        self.register_buffer("rotary", rotary_table().to(self.smear_lambda.device), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens[B, T] (int64, T at most CONTEXT) -> logits[B, T, V] (float32)."""
-        x = x0 = norm(self.embedding(tokens))
+        logits: Tensor = self.part(GPT.logits)(self, *self.stream(tokens))
+        return logits
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token."""
+        loss: Tensor = self.part(GPT.cross_entropy)(self, *self.stream(tokens), targets)
+        return loss
+
+    def part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiled by itself where compiling pays: the block once for all layers of its kind, not the whole model."""
+        return fused(function, self.rotary.device)
+
+    def stream(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream at the end and at half depth, [B, T, C] each."""
+        x = x0 = middle = self.part(GPT.embed)(self, tokens)
+        ids = (tokens, pairs_of(tokens)) if NGRAM_ROWS else (tokens,)
         for layer, block in enumerate(self.blocks):
-            x = self.residual_lambdas[layer] * x + self.x0_lambdas[layer] * x0
-            x = block(x, tokens, self.rotary)
+            x = self.part(Block.forward)(block, x, x0, ids, self.rotary)
+            if layer == (DEPTH - 1) // 2:
+                middle = x
+        return x, middle
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = norm(self.embedding(tokens)).to(self.dtype)
+        share = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear(x[..., :GATE_CHANNELS]))
+        return x + share * F.pad(x[:, :-1], (0, 0, 1, 0))
+
+    def logits(self, x: Tensor, middle: Tensor) -> Tensor:
+        x = x - self.backout_lambda.to(x.dtype) * middle
         logits: Tensor = self.unembedding(norm(x)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
+
+    def cross_entropy(self, x: Tensor, middle: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x, middle).flatten(0, 1), targets.flatten())
+
+    def active_parameters(self) -> int:
+        """What one token's forward pass uses: all but the rows of tables that are another token's."""
+        tables = [module.weight for module in self.modules() if isinstance(module, nn.Embedding)]
+        return sum(p.numel() for p in self.parameters()) - sum(t.numel() - t.size(1) for t in tables)
 
     def flops_per_token(self) -> int:
         """Forward and backward, at full context: 6 for each weight of a matrix, 12 for each channel and key seen.
@@ -271,20 +421,16 @@ class GPT(nn.Module):
 def build_model(device: torch.device) -> GPT:
     """The model with its first weights, from the constants and torch's seed alone. Works on the meta device.
 
-    On CUDA the embeddings are bfloat16, and with them all activations; elsewhere everything is float32.
+    On CUDA activations are bfloat16, elsewhere float32; weights are float32 everywhere.
     """
     with torch.device(device):
-        model = GPT(torch.bfloat16 if device.type == "cuda" else torch.float32)
-    for window in {window_of(layer) for layer in range(DEPTH)}:
-        if window < CONTEXT:
-            window_mask(CONTEXT, window, model.rotary.device)  # now: while compiling, it can only be looked up
-    return model
+        return GPT(torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 # ---------------------------------------------------------------------------------------------------- optimizer
 
-# The numbers that change during a run, step count and step size, are 0-d tensors on the device: compiled code reads
-# them and is not compiled again. All state exists from the start, so that a warm-up can be undone by copying it back.
+# The numbers that change during a run are 0-d tensors on the device where they enter compiled code, so that it is not
+# compiled again when they move.
 
 MOMENTUM_START = 0.85  # of Muon, before its warm-up
 ADAM_EPSILON = 1e-10  # small, since the gradient of a rare token's embedding is
@@ -330,39 +476,16 @@ def equalize(update: Tensor, variance: Tensor) -> Tensor:
 
 
 def muon_update(
-    weight: Tensor, gradient: Tensor, momentum: Tensor, variance: Tensor, count: Tensor, lr: Tensor, decay: Tensor
+    weight: Tensor, gradient: Tensor, momentum: Tensor, variance: Tensor, beta: Tensor, lr: Tensor, decay: Tensor
 ) -> None:
     """One step for matrices of one shape [K, M, N], in place: momentum, orthogonalized, equalized, subtracted.
 
     Weight decay is cautious (Chen et al. 2025, arXiv:2510.12402): only where it agrees with the update's sign.
     """
-    warmth = (count / max(1, MOMENTUM_WARMUP)).clamp(max=1.0)
-    beta = MOMENTUM_START + (MUON_MOMENTUM - MOMENTUM_START) * warmth
     momentum.lerp_(gradient, 1 - beta)
     update = equalize(orthogonalize(gradient.lerp(momentum, beta)), variance)  # Nesterov: one step ahead
     agrees = update * weight >= 0
     weight.sub_(lr * (update + decay * weight * agrees))
-    count.add_(1)
-
-
-def adamw_update(
-    weight: Tensor,
-    gradient: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    count: Tensor,
-    lr: Tensor,
-    decay: Tensor,
-    betas: tuple[float, float],
-) -> None:
-    """One step for a tensor of any shape, in place and in float32, whatever the dtype of the weight."""
-    count.add_(1)
-    gradient = gradient.float()
-    mean.lerp_(gradient, 1 - betas[0])
-    square.lerp_(gradient.square(), 1 - betas[1])
-    scale = (square / (1 - betas[1] ** count)).sqrt() + ADAM_EPSILON
-    update = mean / (1 - betas[0] ** count) / scale
-    weight.copy_(weight * (1 - lr * decay) - lr * update)
 
 
 class Muon:
@@ -379,82 +502,56 @@ class Muon:
         self.base_decay = decay
         self.momentum = torch.zeros_like(like)
         self.variance = torch.zeros_like(like[:, :, :1] if rows >= columns else like[:, :1, :])
-        self.count, self.lr, self.decay = (torch.zeros((), device=like.device) for _ in range(3))
+        self.beta, self.lr, self.decay = (torch.zeros((), device=like.device) for _ in range(3))
         self.update = fused(muon_update, like.device)
 
-    def step(self, lr_share: float, decay_share: float) -> None:
-        """One update, at these shares of the full step size and weight decay."""
-        self.lr.fill_(self.base_lr * lr_share)
-        self.decay.fill_(self.base_decay * decay_share)
+    def step(self, progress: float) -> None:
+        """One update, with the momentum and at the shares of step size and weight decay that are due by now."""
+        self.beta.fill_(muon_momentum(progress))
+        self.lr.fill_(self.base_lr * lr_share(progress))
+        self.decay.fill_(self.base_decay * decay_share(progress))
         weight = torch.stack([weight.detach() for weight in self.weights])
         gradient = torch.stack([weight.grad for weight in self.weights if weight.grad is not None])
-        self.update(weight, gradient, self.momentum, self.variance, self.count, self.lr, self.decay)
+        self.update(weight, gradient, self.momentum, self.variance, self.beta, self.lr, self.decay)
         torch._foreach_copy_(self.weights, list(weight.unbind()))
-
-    def state(self) -> list[Tensor]:
-        return [self.momentum, self.variance, self.count]
-
-
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019) for one tensor, its averages in float32."""
-
-    def __init__(
-        self,
-        weight: Tensor,
-        lr: float,
-        decay: float = 0.0,
-        betas: tuple[float, float] = (ADAM_BETA1, ADAM_BETA2),
-    ) -> None:
-        self.weights = [weight]
-        self.base_lr, self.betas = lr, betas
-        self.mean = torch.zeros_like(weight, dtype=torch.float32, requires_grad=False)
-        self.square = torch.zeros_like(self.mean)
-        self.count, self.lr, self.decay = (torch.tensor(x, device=weight.device) for x in (0.0, lr, decay))
-        self.update = fused(adamw_update, weight.device)
-
-    def step(self, lr_share: float, decay_share: float) -> None:
-        """Its small decay stays as it is: `decay_share` is for the matrices."""
-        (weight,) = self.weights
-        if weight.grad is None:
-            return
-        self.lr.fill_(self.base_lr * lr_share)
-        self.update(weight.detach(), weight.grad, self.mean, self.square, self.count, self.lr, self.decay, self.betas)
-
-    def state(self) -> list[Tensor]:
-        return [self.mean, self.square, self.count]
 
 
 class Optimizer:
-    """Every parameter of the model in one group, and the schedule that drives all groups."""
+    """Muon for the matrices of the blocks, AdamW for every other parameter, and the schedule that drives both."""
 
     def __init__(self, model: GPT) -> None:
-        matrices = [module.weight for module in model.blocks.modules() if isinstance(module, Linear)]
-        tables = [module.weight for module in model.blocks.modules() if isinstance(module, nn.Embedding)]
-        shapes = sorted({tuple(matrix.shape) for matrix in matrices})
         scale = math.sqrt(768 / WIDTH)
+        lambdas = SCALAR_LR / 10
+        betas = (ADAM_BETA1, ADAM_BETA2)
         self.model = model
-        self.groups: list[Muon | AdamW] = [
-            *(Muon([m for m in matrices if m.shape == shape], MATRIX_LR, WEIGHT_DECAY) for shape in shapes),
-            *(AdamW(table, VALUE_LR * scale, VALUE_DECAY) for table in tables),
-            AdamW(model.embedding.weight, EMBEDDING_LR * scale, EMBEDDING_DECAY),
-            AdamW(model.unembedding.weight, UNEMBEDDING_LR * scale, UNEMBEDDING_DECAY),
-            AdamW(model.residual_lambdas, SCALAR_LR / 100),
-            AdamW(model.x0_lambdas, SCALAR_LR, betas=(0.96, 0.95)),
+        blocks = [block for block in model.blocks if isinstance(block, Block)]
+        tables = [table.weight for block in blocks for table in block.attention.tables]
+        groups: list[dict[str, Any]] = [
+            {"params": tables, "lr": VALUE_LR * scale, "weight_decay": VALUE_DECAY},
+            {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},
+            {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
+            {"params": [block.x0_lambda for block in blocks], "lr": SCALAR_LR, "betas": (0.96, 0.95)},
+            {"params": [block.residual_lambda for block in blocks], "lr": SCALAR_LR / 100},
+            {"params": [model.smear_lambda, model.backout_lambda], "lr": lambdas},
         ]
-        owned = {id(weight) for group in self.groups for weight in group.weights}
-        orphans = [name for name, weight in model.named_parameters() if id(weight) not in owned]
-        assert not orphans, f"no group of the optimizer owns {orphans}"
+        owned = {id(weight) for group in groups for weight in group["params"]}
+        matrices = [weight for weight in model.parameters() if id(weight) not in owned]
+        gates = [matrix for matrix in matrices if matrix.size(1) == GATE_CHANNELS < WIDTH]
+        groups.append({"params": gates, "lr": GATE_LR})
+        shapes = sorted({tuple(matrix.shape) for matrix in matrices} - {tuple(gate.shape) for gate in gates})
+        self.muon = [Muon([m for m in matrices if m.shape == shape], MATRIX_LR, WEIGHT_DECAY) for shape in shapes]
+        self.adam = torch.optim.AdamW(groups, betas=betas, eps=ADAM_EPSILON, weight_decay=0.0, fused=True)
+        self.base_lrs = [group["lr"] for group in self.adam.param_groups]
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
         """One step with the gradients at hand, which are then dropped. `progress` is the share of the budget spent."""
-        for group in self.groups:
-            group.step(lr_share(progress), decay_share(progress))
+        for muon in self.muon:
+            muon.step(progress)
+        for group, lr in zip(self.adam.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * lr_share(progress)
+        self.adam.step()
         self.model.zero_grad(set_to_none=True)
-
-    def state(self) -> list[Tensor]:
-        """Every tensor that a step changes, beside the weights."""
-        return [tensor for group in self.groups for tensor in group.state()]
 
 
 # ---------------------------------------------------------------------------------------------------- schedule
@@ -467,8 +564,18 @@ def lr_share(progress: float) -> float:
 
 
 def decay_share(progress: float) -> float:
-    """Of WEIGHT_DECAY: linear down to nothing."""
+    """Of WEIGHT_DECAY, for the matrices: linear down to nothing. AdamW's small decay stays as it is."""
     return max(0.0, 1 - progress)
+
+
+def muon_momentum(progress: float) -> float:
+    """Linear from MOMENTUM_START up to MUON_MOMENTUM, and then constant."""
+    return MOMENTUM_START + (MUON_MOMENTUM - MOMENTUM_START) * min(1.0, progress / max(MOMENTUM_WARMUP, 1e-6))
+
+
+def passes(progress: float) -> int:
+    """In the next optimizer step: from one up to PASSES, evenly over BATCH_RAMP."""
+    return max(1, min(PASSES, math.ceil(PASSES * progress / max(BATCH_RAMP, 1e-6))))
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -502,24 +609,19 @@ class Run(Protocol):
         """Writes the weights that are scored. Once."""
 
 
-def next_token_loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per token."""
-    logits: Tensor = model(tokens)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-
 def steps(model: GPT, optimizer: Optimizer, batches: Batches, progress: Callable[[], float]) -> Iterator[Tensor]:
     """Trains, and yields the mean loss of every optimizer step. A step that the data's end cuts short is dropped.
 
     Nothing here waits for the device: losses stay on it, and the next batch is prepared while it works.
     """
-    loss_of = fused(next_token_loss, model.rotary.device)
     losses: list[Tensor] = []
+    count = 0
     for tokens, targets in batches:
-        loss = loss_of(model, tokens, targets)
-        (loss / PASSES).backward()
+        count = count if losses else passes(progress())
+        loss = model.loss(tokens, targets)
+        (loss / count).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
-        if len(losses) == PASSES:
+        if len(losses) == count:
             optimizer.step(progress())
             yield torch.stack(losses).mean()
             losses.clear()
@@ -539,15 +641,14 @@ def main(run: Run) -> None:
     """One experiment: build, warm up, train until the clock runs out, save."""
     torch.manual_seed(run.seed)
     model = build_model(run.device)
-    optimizer = Optimizer(model)
     rows = BATCH_ROWS // PASSES
 
     # Compiling happens here, off the clock: a wrong shape or too large a batch shows before the budget is touched.
-    passes = PASSES * (3 if run.device.type == "cuda" else 1)
-    with undone([*model.parameters(), *model.buffers(), *optimizer.state()]):
-        for _ in steps(model, optimizer, islice(run.warmup_batches(rows, CONTEXT), passes), lambda: 0.0):
+    with undone(list(model.parameters())):
+        for _ in steps(model, Optimizer(model), islice(run.warmup_batches(rows, CONTEXT), 2), lambda: 0.0):
             pass
 
+    optimizer = Optimizer(model)
     run.start(model)
     for loss in steps(model, optimizer, run.batches(rows, CONTEXT), lambda: run.progress):
         run.report(loss)
