@@ -1,11 +1,9 @@
-"""The yardstick: where 125 published experiments on the original's core had ended (8 March 2026), as a file for this harness.
+"""The yardstick: where 125 published experiments on the original's core had ended, as a file for this harness.
 
-Depth 9, width 640, 2^18 tokens a step, windows SSSSL of an eighth of the context, value embeddings on alternate layers,
-Muon with Polar Express, NorMuon and cautious decay, AdamW for the rest, a warmdown over three quarters of the run. The
-constants are those that were published; the code is this project's own. It is measured and never edited, so that figures
-of the training core keep a meaning:
-
-    python benchmarks/core.py CORPUS
+Depth 9, width 640, 2^18 tokens a step, windows SSSSL of an eighth of the context, value embeddings on alternate
+layers, Muon with Polar Express, NorMuon and cautious decay, AdamW for the rest, a warmdown over three quarters of the
+run. The constants are those that were published; the code is this project's own. It is measured and never edited, so
+that figures of the training core keep a meaning.
 """
 
 import functools
