@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _NAME = "train_core"
-_RANDOM = {Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.bernoulli_, Tensor.random_}
+_RANDOM = {
+    *(Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.bernoulli_, Tensor.random_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+}
 
 
 class Failure(Exception):
@@ -25,9 +28,11 @@ class _NoRandomness(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _RANDOM and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        tensor = args[0] if args else given.get("tensor")
+        if func in _RANDOM and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **given)
 
 
 def load(source: str) -> ModuleType:

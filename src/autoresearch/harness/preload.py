@@ -8,10 +8,8 @@ import os
 import sys
 
 _ALL = (
-    "numpy",
-    "safetensors.torch",
-    "torch",
-    *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),
+    *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),  # and with them torch
+    "torch.fx.experimental.symbolic_shapes",  # asked by many an operation on the meta device
 )
 # Where torch.compile is used: what its first call imports, as `sys.modules` shows it, and attention kernels.
 _COMPILER = (
