@@ -64,9 +64,7 @@ MICRO_ROWS = 32  # {16, 32, 64}; rows in one forward and backward pass
 EMBEDDING_LR = 0.9  # [0.1, 3.0] log; AdamW, token embedding
 VALUE_LR = 0.9  # [0.1, 3.0] log; AdamW, value embeddings
 UNEMBEDDING_LR = 0.005  # [0.001, 0.05] log; AdamW, output matrix
-SCALAR_LR = (
-    0.5  # [0.05, 2.0] log; AdamW, x0 lambdas; a tenth of it for other scalars, a hundredth for the residual ones
-)
+SCALAR_LR = 0.5  # [0.05, 2.0] log; AdamW, x0 lambdas; a hundredth of it for residual lambdas, a tenth for other scalars
 GATE_LR = 0.02  # [0.002, 0.1] log; AdamW, matrices that open gates
 MATRIX_LR = 0.06  # [0.01, 0.16] log; Muon, matrices of the blocks
 
