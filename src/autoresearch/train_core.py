@@ -264,7 +264,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
 def pairs_of(tokens: Tensor) -> Tensor:
     """Rows of a table of pairs, int64 [B, T]: a hash of each token and the one before it, BOS before the first."""
     before = torch.cat((tokens[:, :1], tokens[:, :-1]), dim=1)
-    return ((before * VOCAB_SIZE + tokens) * 2654435761 >> 12) % (NGRAM_ROWS * VOCAB_SIZE)
+    return ((before * VOCAB_SIZE + tokens) * 2654435761 >> 16) % (NGRAM_ROWS * VOCAB_SIZE)
 
 
 class Attention(nn.Module):
@@ -515,25 +515,29 @@ class Muon:
 
 
 class Optimizer:
-    """Muon for the matrices of the blocks, AdamW for every other parameter, and the schedule that drives both."""
+    """Muon for the matrices of the blocks, AdamW for every other parameter, and the schedule that drives both.
+
+    A parameter that no group here names goes by what it is: a table, a gate, another matrix, or scalars.
+    """
 
     def __init__(self, model: GPT) -> None:
         scale = math.sqrt(768 / WIDTH)
-        lambdas = SCALAR_LR / 10
         betas = (ADAM_BETA1, ADAM_BETA2)
         self.model = model
         blocks = [block for block in model.blocks if isinstance(block, Block)]
-        tables = [table.weight for block in blocks for table in block.attention.tables]
+        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        tables = [table.weight for table in embeddings if table is not model.embedding]
         groups: list[dict[str, Any]] = [
             {"params": tables, "lr": VALUE_LR * scale, "weight_decay": VALUE_DECAY},
             {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},
             {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
             {"params": [block.x0_lambda for block in blocks], "lr": SCALAR_LR, "betas": (0.96, 0.95)},
             {"params": [block.residual_lambda for block in blocks], "lr": SCALAR_LR / 100},
-            {"params": [model.smear_lambda, model.backout_lambda], "lr": lambdas},
         ]
         owned = {id(weight) for group in groups for weight in group["params"]}
-        matrices = [weight for weight in model.parameters() if id(weight) not in owned]
+        others = [weight for weight in model.parameters() if id(weight) not in owned]
+        groups.append({"params": [scalars for scalars in others if scalars.ndim < 2], "lr": SCALAR_LR / 10})
+        matrices = [matrix for matrix in others if matrix.ndim >= 2]
         gates = [matrix for matrix in matrices if matrix.size(1) == GATE_CHANNELS < WIDTH]
         groups.append({"params": gates, "lr": GATE_LR})
         shapes = sorted({tuple(matrix.shape) for matrix in matrices} - {tuple(gate.shape) for gate in gates})
