@@ -292,15 +292,17 @@ class Attention(nn.Module):
                 self.tables.append(table)
         self.table_gates = nn.ModuleList(Linear(GATE_CHANNELS, HEADS, scale=0.0) for _ in self.tables)
 
-    def forward(self, x: Tensor, ids: tuple[Tensor, ...], rotary: Tensor) -> Tensor:
-        heads = (*x.shape[:2], HEADS, HEAD_DIM)
+    def before(self, x: Tensor, ids: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys together [B, T, 2H, D], values [B, T, H, D], and how far the heads are open [B, T, H, 1]."""
         both = F.linear(x, torch.cat((self.query.weight, self.key.weight)).to(x.dtype))
-        query, key = rotated_norm(both.view(*x.shape[:2], 2 * HEADS, HEAD_DIM), rotary)
-        value: Tensor = self.value(x).view(heads)
+        value: Tensor = self.value(x).view(*x.shape[:2], HEADS, HEAD_DIM)
         for table, gate, rows in zip(self.tables, self.table_gates, ids, strict=False):
-            value = value + opened(gate, x) * table(rows).to(x.dtype).view(heads)
-        seen = attend(query, key, value, self.window) * opened(self.gate, x)
-        result: Tensor = self.out(seen.reshape(x.shape))
+            value = value + opened(gate, x) * table(rows).to(x.dtype).view(value.shape)
+        return both.view(*x.shape[:2], 2 * HEADS, HEAD_DIM), value, opened(self.gate, x)
+
+    def after(self, seen: Tensor, gate: Tensor) -> Tensor:
+        """What the heads have seen [B, T, H, D], through their gates into the stream."""
+        result: Tensor = self.out((seen * gate).flatten(2))
         return result
 
 
@@ -325,7 +327,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each added to the stream and each fed from its normalized state.
 
-    It begins by mixing the embedding x0 into the stream, and as the identity but for that.
+    It begins by mixing the embedding x0 into the stream, and as the identity but for that. What lies before and after
+    the attention kernel is compiled, once for all layers of a kind: all of the model takes several times as long.
     """
 
     def __init__(self, layer: int) -> None:
@@ -336,8 +339,17 @@ class Block(nn.Module):
         self.x0_lambda = nn.Parameter(torch.full((), X0_LAMBDA))
 
     def forward(self, x: Tensor, x0: Tensor, ids: tuple[Tensor, ...], rotary: Tensor) -> Tensor:
+        x, both, value, gate = fused(Block.before, x.device)(self, x, x0, ids)
+        seen = attend(*rotated_norm(both, rotary), value, self.attention.window)
+        result: Tensor = fused(Block.after, x.device)(self, x, seen, gate)
+        return result
+
+    def before(self, x: Tensor, x0: Tensor, ids: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = self.residual_lambda.to(x.dtype) * x + self.x0_lambda.to(x.dtype) * x0
-        x = x + self.attention(norm(x), ids, rotary)
+        return x, *self.attention.before(norm(x), ids)
+
+    def after(self, x: Tensor, seen: Tensor, gate: Tensor) -> Tensor:
+        x = x + self.attention.after(seen, gate)
         result: Tensor = x + self.mlp(norm(x))
         return result
 
@@ -367,24 +379,20 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens[B, T] (int64, T at most CONTEXT) -> logits[B, T, V] (float32)."""
-        logits: Tensor = self.part(GPT.logits)(self, *self.stream(tokens))
+        logits: Tensor = fused(GPT.logits, tokens.device)(self, *self.stream(tokens))
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token."""
-        loss: Tensor = self.part(GPT.cross_entropy)(self, *self.stream(tokens), targets)
+        loss: Tensor = fused(GPT.cross_entropy, tokens.device)(self, *self.stream(tokens), targets)
         return loss
-
-    def part(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiled by itself where compiling pays: the block once for all layers of its kind, not the whole model."""
-        return fused(function, self.rotary.device)
 
     def stream(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The stream at the end and at half depth, [B, T, C] each."""
-        x = x0 = middle = self.part(GPT.embed)(self, tokens)
+        x = x0 = middle = fused(GPT.embed, tokens.device)(self, tokens)
         ids = (tokens, pairs_of(tokens)) if NGRAM_ROWS else (tokens,)
         for layer, block in enumerate(self.blocks):
-            x = self.part(Block.forward)(block, x, x0, ids, self.rotary)
+            x = block(x, x0, ids, self.rotary)
             if layer == (DEPTH - 1) // 2:
                 middle = x
         return x, middle
@@ -427,9 +435,6 @@ def build_model(device: torch.device) -> GPT:
 
 # ---------------------------------------------------------------------------------------------------- optimizer
 
-# The numbers that change during a run are 0-d tensors on the device where they enter compiled code, so that it is not
-# compiled again when they move.
-
 MOMENTUM_START = 0.85  # of Muon, before its warm-up
 ADAM_EPSILON = 1e-10  # small, since the gradient of a rare token's embedding is
 
@@ -454,7 +459,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         x = x.bfloat16()
     for a, b, c in POLAR_EXPRESS[:POLAR_STEPS]:
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
 
 
@@ -474,16 +479,17 @@ def equalize(update: Tensor, variance: Tensor) -> Tensor:
 
 
 def muon_update(
-    weight: Tensor, gradient: Tensor, momentum: Tensor, variance: Tensor, beta: Tensor, lr: Tensor, decay: Tensor
+    weight: Tensor, gradient: Tensor, momentum: Tensor, variance: Tensor, beta: float, lr: float, decay: float
 ) -> None:
     """One step for matrices of one shape [K, M, N], in place: momentum, orthogonalized, equalized, subtracted.
 
-    Weight decay is cautious (Chen et al. 2025, arXiv:2510.12402): only where it agrees with the update's sign.
+    Weight decay is cautious (Chen et al. 2025, arXiv:2510.12402): only where it agrees with the update's sign. Nothing
+    here is compiled: it is mostly matrix products, and numbers that a search moves would have it compiled again.
     """
     momentum.lerp_(gradient, 1 - beta)
     update = equalize(orthogonalize(gradient.lerp(momentum, beta)), variance)  # Nesterov: one step ahead
     agrees = update * weight >= 0
-    weight.sub_(lr * (update + decay * weight * agrees))
+    weight.sub_(update.add_(weight * agrees, alpha=decay), alpha=lr)
 
 
 class Muon:
@@ -500,17 +506,17 @@ class Muon:
         self.base_decay = decay
         self.momentum = torch.zeros_like(like)
         self.variance = torch.zeros_like(like[:, :, :1] if rows >= columns else like[:, :1, :])
-        self.beta, self.lr, self.decay = (torch.zeros((), device=like.device) for _ in range(3))
-        self.update = fused(muon_update, like.device)
 
     def step(self, progress: float) -> None:
         """One update, with the momentum and at the shares of step size and weight decay that are due by now."""
-        self.beta.fill_(muon_momentum(progress))
-        self.lr.fill_(self.base_lr * lr_share(progress))
-        self.decay.fill_(self.base_decay * decay_share(progress))
+        beta, lr, decay = (
+            muon_momentum(progress),
+            self.base_lr * lr_share(progress),
+            self.base_decay * decay_share(progress),
+        )
         weight = torch.stack([weight.detach() for weight in self.weights])
         gradient = torch.stack([weight.grad for weight in self.weights if weight.grad is not None])
-        self.update(weight, gradient, self.momentum, self.variance, self.beta, self.lr, self.decay)
+        muon_update(weight, gradient, self.momentum, self.variance, beta, lr, decay)
         torch._foreach_copy_(self.weights, list(weight.unbind()))
 
 
