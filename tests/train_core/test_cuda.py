@@ -1,0 +1,159 @@
+"""On a GPU: the kernels against plain references, bfloat16 against float32, and what is compiled, once."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoresearch import knobs
+from tests.train_core import references
+from tests.train_core.cores import FakeRun, disturbed
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+SMALL: dict[str, knobs.Value] = {"DEPTH": 3, "HEAD_DIM": 64, "ASPECT": 64, "CONTEXT": 1024, "WINDOW_DIVISOR": 8}
+BFLOAT16 = {"atol": 0.02, "rtol": 0.02}  # whose rounding is 0.004
+
+
+def graphs() -> int:
+    """How many have been compiled so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("head", [32, 64, 128])
+@pytest.mark.parametrize("length", [1, 100, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_kernel_rotates_and_normalizes(load, head, length, dtype):
+    core = load(CONTEXT=256, HEAD_DIM=head, ASPECT=head, DEPTH=3)
+    table = core.rotary_table().cuda()
+    x = torch.randn(3, length, 2 * core.HEADS, head, device="cuda").to(dtype).requires_grad_()
+    ours, exact = core.rotated_norm(x, table), references.rotated_norm(core, x)
+    down = [torch.randn_like(out) for out in ours]
+    (mine,) = torch.autograd.grad(ours, x, down)
+    (theirs,) = torch.autograd.grad(exact, x, [gradient.double() for gradient in down])
+    close = BFLOAT16 if dtype == torch.bfloat16 else {"atol": 1e-4, "rtol": 1e-4}
+    for out, expected in zip(ours, exact, strict=True):
+        assert out.dtype == dtype and out.shape == (3, length, core.HEADS, head)
+        torch.testing.assert_close(out.double(), expected, **close)
+    torch.testing.assert_close(mine.double(), theirs.double(), **close)
+
+
+def test_the_kernel_compiled_is_the_kernel(load):
+    core = load(CONTEXT=256)
+    table = core.rotary_table().cuda()
+    x = torch.randn(3, 200, 2 * core.HEADS, core.HEAD_DIM, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    results = []
+    for function in (core.rotated_norm, torch.compile(core.rotated_norm, dynamic=False)):
+        query, key = function(x, table)
+        (gradient,) = torch.autograd.grad((query.float() ** 3 + key.float()).sum(), x)
+        results.append((query, key, gradient))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, compiled, **BFLOAT16)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "head"),
+    [
+        (1024, 128, 64), (1024, 256, 128), (1024, 1024, 64), (384, 128, 32), (100, 128, 64), (129, 128, 64),
+        (64, 1, 64), (4096, 128, 64),
+    ],
+)  # fmt: skip
+def test_attention_in_every_situation(load, length, window, head):
+    core = load(SMALL)
+    inputs = [torch.randn(2, length, 3, head, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    with torch.inference_mode():
+        scored = core.attend(*inputs, window)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    exact = references.dense_attention(*inputs, window)
+    down = torch.randn_like(scored)
+    theirs = torch.autograd.grad(exact, inputs, down.double())
+    torch.testing.assert_close(scored.double(), exact, **BFLOAT16)
+    for attend in (core.attend, torch.compile(core.attend, dynamic=False)):
+        out = attend(*inputs, window)
+        torch.testing.assert_close(out.double(), exact, **BFLOAT16)
+        for mine, gradient in zip(torch.autograd.grad(out, inputs, down), theirs, strict=True):
+            error = (mine.double() - gradient.double()).norm() / gradient.double().norm()
+            assert error < 0.02
+
+
+@pytest.mark.parametrize("rows_of_pairs", [0, 4])
+def test_it_agrees_with_float32_on_the_cpu(load, rows_of_pairs):
+    core = load(SMALL, NGRAM_ROWS=rows_of_pairs)
+    reference = disturbed(core)
+    model = core.build_model(torch.device("cuda"))
+    model.load_state_dict(reference.state_dict())
+    assert model.dtype == torch.bfloat16 and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    tokens, targets = torch.randint(0, 256, (2, 4, core.CONTEXT))
+    expected = reference.loss(tokens, targets)
+    expected.backward()
+    loss = model.loss(tokens.cuda(), targets.cuda())
+    loss.backward()
+    with torch.inference_mode():
+        logits = model(tokens.cuda())
+    assert logits.dtype == torch.float32
+    scored = F.cross_entropy(logits.flatten(0, 1), targets.cuda().flatten())
+    assert loss.item() == pytest.approx(expected.item(), abs=0.02)
+    assert scored.item() == pytest.approx(loss.item(), abs=0.005)
+    for (name, mine), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
+        similarity = F.cosine_similarity(mine.grad.cpu().flatten(), theirs.grad.flatten(), dim=0)
+        assert similarity > 0.97, name
+
+
+def test_no_prediction_depends_on_a_later_token(load):
+    core = load(SMALL, NGRAM_ROWS=4)
+    model = disturbed(core, torch.device("cuda"))
+    tokens = torch.randint(0, 256, (1, core.CONTEXT), device="cuda")
+    with torch.inference_mode():
+        before = model(tokens)
+        for position in (1, 127, 600, core.CONTEXT - 1):
+            changed = tokens.clone()
+            changed[0, position] = (changed[0, position] + 1) % 256
+            after = model(changed)
+            assert torch.equal(before[:, :position], after[:, :position])
+            assert not torch.equal(before[:, position], after[:, position])
+
+
+def test_muon_is_compiled_once_whatever_is_due(load):
+    core = load()
+    weights = [nn.Parameter(torch.randn(64, 32, device="cuda")) for _ in range(3)]
+    muon = core.Muon(list(weights), 0.02, 0.3)
+    before = graphs()
+    for progress in (0.0, 0.05, 0.3, 0.9, 1.0):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        with torch.no_grad():
+            muon.step(progress)
+    assert graphs() == before + 1
+
+
+@pytest.mark.parametrize("rows_of_pairs", [0, 4])
+def test_it_trains_compiled_and_compiles_nothing_on_the_clock(load, rows_of_pairs):
+    core = load(SMALL, BATCH_ROWS=16, MICRO_ROWS=8, NGRAM_ROWS=rows_of_pairs)
+    run = FakeRun(120)
+    run.device = torch.device("cuda")
+    compiled: list[int] = []
+    start = run.start
+
+    def started(model: nn.Module) -> None:
+        start(model)
+        compiled.append(graphs())
+
+    run.start = started  # type: ignore[method-assign]
+    core.main(run)
+    assert graphs() == compiled[0] > 0
+    losses: Tensor = torch.stack(run.losses).cpu()
+    assert 60 < len(losses) < 120  # one pass a step at first, then two
+    assert losses[0].item() == pytest.approx(math.log(256), abs=5e-3)
+    assert losses[-5:].mean() < 2.6
+
+
+def test_warm_up_leaves_no_trace(load):
+    core = load(SMALL, BATCH_ROWS=8, MICRO_ROWS=8)
+    run = FakeRun(0)
+    run.device = torch.device("cuda")
+    core.main(run)
+    torch.manual_seed(run.seed)
+    fresh = core.build_model(run.device).state_dict()
+    assert all(torch.equal(run.started[name], tensor) for name, tensor in fresh.items())
