@@ -1,5 +1,6 @@
 """What a human writes becomes a program, or one line says why not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_their_constants_are_knobs_of_the_training_file_and_within_its_domains(p
         domain = known[name].domain
         assert domain is None or not domain.choices or value in domain.choices, name
         assert domain is None or domain.choices or domain.low <= value <= domain.high, name
+
+
+@pytest.mark.parametrize("path", sorted(program.shipped().glob("*.md")), ids=lambda path: path.name)
+def test_the_size_that_a_program_tells_is_the_size_of_its_baseline(path: Path) -> None:
+    made, table = program.load(path), (CORE.parents[2] / "docs" / "programs.md").read_text()
+    values = knobs.values(trial.with_constants(CORE.read_text(), made))
+    channels, head = int(values["DEPTH"]) * int(values["ASPECT"]), int(values["HEAD_DIM"])
+    depth, width = values["DEPTH"], -(-channels // head) * head
+    told = re.findall(r"depth-(\d+), width-(\d+)", made.prose)
+    tabled = re.findall(rf"{path.name}`.* depth (\d+), width (\d+)", table)
+    assert told + tabled and {*told, *tabled} == {(str(depth), str(width))}
 
 
 @pytest.mark.parametrize(("name", "card"), [("default", 80), ("24gb", 24), ("8gb", 8)])

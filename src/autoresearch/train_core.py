@@ -58,7 +58,7 @@ X0_LAMBDA = 0.05  # [0.0, 0.3]; how much of the embedding each block adds to the
 # Batch.
 BATCH_ROWS = 128  # {16, 32, 64, 128, 256}; rows in an optimizer step, once the batch has grown
 BATCH_RAMP = 0.4  # [0.0, 0.8]; share of the run over which it grows from MICRO_ROWS: early steps are cheap and many
-MICRO_ROWS = 32  # {16, 32, 64}; rows in one forward and backward pass
+MICRO_ROWS = 32  # {16, 32, 64, 128}; rows in one forward and backward pass
 
 # Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5; none is scaled with the batch.
 EMBEDDING_LR = 0.9  # [0.1, 3.0] log; AdamW, token embedding
