@@ -56,6 +56,11 @@ class Forks:
             self._send(mode, self._last, order.fileno(), log, *fds)
         return self._last
 
+    def alive(self) -> bool:
+        """Whether the server is, as far as has been heard."""
+        self._hear()
+        return not self.gone
+
     def exit_code(self, number: int) -> int | None:
         """None while it runs; 128 + n if signal n ended it; LOST if the server is gone."""
         self._hear()

@@ -23,6 +23,14 @@ def test_a_candidate_that_kills_the_server_has_crashed_and_the_next_is_measured(
     assert engine.measure(trial()).outcome == "scored"
 
 
+def test_a_server_that_was_killed_between_measurements_is_nobodys_crash(engine, trial, tmp_path):
+    engine = engine()
+    (server,) = servers(tmp_path)
+    server.kill()
+    server.wait()
+    assert engine.measure(trial()).outcome == "scored"
+
+
 def test_a_scoring_that_kills_its_servers_is_a_crash(engine, trial, tmp_path):
     source = body("pass").replace(
         "return self.table[tokens]",

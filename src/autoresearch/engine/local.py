@@ -61,7 +61,7 @@ class LocalEngine:
         at most. DeadlinePassed at the trial's deadline.
         """
         watch = watch or (lambda _: None)
-        if self._server.forks.gone:  # a candidate may have killed it
+        if not self._server.forks.alive():  # a candidate may have killed it
             self.close()
             self._start()
         for tokens in (trial.corpus.train, trial.corpus.validation):
