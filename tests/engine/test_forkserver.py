@@ -25,7 +25,7 @@ def test_a_candidate_that_kills_the_server_has_crashed_and_the_next_is_measured(
 
 def test_a_server_that_was_killed_between_measurements_is_nobodys_crash(engine, trial, tmp_path):
     engine = engine()
-    (server,) = servers(tmp_path)
+    (server,) = survivors(tmp_path, servers=True)
     server.kill()
     server.wait()
     assert engine.measure(trial()).outcome == "scored"
