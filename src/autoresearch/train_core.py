@@ -37,8 +37,8 @@ except ImportError:  # it comes with torch where there is CUDA
 # Size. DEPTH alone scales the model: width, heads, windows and learning rates follow.
 CONTEXT = 2048  # tokens in a row, in training and in scoring
 VOCAB_SIZE = 8192  # entries of the vocabulary; only what the program allows
-DEPTH = 8  # [2, 12]; number of blocks
-ASPECT = 96  # [32, 128]; channels per block of depth, before rounding up to whole heads
+DEPTH = 9  # [2, 12]; number of blocks
+ASPECT = 64  # [32, 128]; channels per block of depth, before rounding up to whole heads
 HEAD_DIM = 128  # {32, 64, 128}; channels of an attention head
 MLP_RATIO = 4  # [2, 6]; hidden channels of the MLP per channel of the stream
 
@@ -57,8 +57,8 @@ X0_LAMBDA = 0.05  # [0.0, 0.3]; how much of the embedding each block adds to the
 
 # Batch.
 BATCH_ROWS = 128  # {16, 32, 64, 128, 256}; rows in an optimizer step, once the batch has grown
-BATCH_RAMP = 0.4  # [0.0, 0.8]; share of the run over which it grows from MICRO_ROWS: early steps are cheap and many
-MICRO_ROWS = 32  # {16, 32, 64, 128}; rows in one forward and backward pass
+BATCH_RAMP = 0.0  # [0.0, 0.8]; share of the run over which it grows from MICRO_ROWS: early steps are cheap and many
+MICRO_ROWS = 64  # {16, 32, 64, 128}; rows in one forward and backward pass
 
 # Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5; none is scaled with the batch.
 EMBEDDING_LR = 0.9  # [0.1, 3.0] log; AdamW, token embedding
@@ -66,7 +66,7 @@ VALUE_LR = 0.9  # [0.1, 3.0] log; AdamW, value embeddings
 UNEMBEDDING_LR = 0.005  # [0.001, 0.05] log; AdamW, output matrix
 SCALAR_LR = 0.5  # [0.05, 2.0] log; AdamW, x0 lambdas; a hundredth of it for residual lambdas, a tenth for other scalars
 GATE_LR = 0.02  # [0.002, 0.1] log; AdamW, matrices that open gates
-MATRIX_LR = 0.06  # [0.01, 0.16] log; Muon, matrices of the blocks
+MATRIX_LR = 0.04  # [0.01, 0.16] log; Muon, matrices of the blocks
 
 # Optimizer.
 ADAM_BETA1 = 0.8  # [0.6, 0.95]; average of the gradient
@@ -147,6 +147,7 @@ class RotatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as of `rotated_norm`."""
         query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
         rows = x.numel() // HEAD_DIM
         grid = (math.ceil(rows / KERNEL_ROWS),)
@@ -158,6 +159,7 @@ class RotatedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """From the gradients of queries and keys to that of x."""
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
@@ -178,6 +180,7 @@ if triton:
         x, table, query, key, rows, length,  # noqa: ANN001
         context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
+        """A program turns and normalizes `block` of all `rows` heads of tokens, queries and keys alike."""
         row = tl.program_id(0) * block + tl.arange(0, block)
         channel = tl.arange(0, half)[None, :]
         token, head = row // (2 * heads), row % (2 * heads)
@@ -202,6 +205,7 @@ if triton:
         x, table, query, key, result, rows, length,  # noqa: ANN001
         context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
+        """The same backwards: turned back, and without the part along x, which the norm takes out."""
         row = tl.program_id(0) * block + tl.arange(0, block)
         channel = tl.arange(0, half)[None, :]
         token, head = row // (2 * heads), row % (2 * heads)
@@ -582,8 +586,8 @@ def muon_momentum(progress: float) -> float:
 
 
 def passes(progress: float) -> int:
-    """In the next optimizer step: from one up to PASSES, evenly over BATCH_RAMP."""
-    return max(1, min(PASSES, math.ceil(PASSES * progress / max(BATCH_RAMP, 1e-6))))
+    """Of the next optimizer step: PASSES, and over the first BATCH_RAMP of the budget evenly up from one."""
+    return PASSES if progress >= BATCH_RAMP else max(1, math.ceil(PASSES * progress / BATCH_RAMP))
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -653,7 +657,7 @@ def main(run: Run) -> None:
 
     # Compiling happens here, off the clock: a wrong shape or too large a batch shows before the budget is touched.
     with undone(list(model.parameters())):
-        for _ in steps(model, Optimizer(model), islice(run.warmup_batches(rows, CONTEXT), 2), lambda: 0.0):
+        for _ in steps(model, Optimizer(model), islice(run.warmup_batches(rows, CONTEXT), PASSES), lambda: 0.0):
             pass
 
     optimizer = Optimizer(model)

@@ -13,11 +13,10 @@ from tests.engine.conftest import TRAIN, kept
 
 @pytest.fixture
 def compiled(tmp_path):
-    """A kept cache with a file in a folder, and a home to lend it to."""
+    """A kept cache with a file in a folder, and where it is to be lent to."""
     (tmp_path / "kept" / "inductor").mkdir(parents=True)
     (tmp_path / "kept" / "inductor" / "kernel.py").write_text("compiled")
-    (tmp_path / "home").mkdir()
-    return tmp_path / "kept", tmp_path / "home"
+    return tmp_path / "kept", tmp_path / "lent"
 
 
 def found(folder: Path) -> list[str]:
@@ -25,32 +24,32 @@ def found(folder: Path) -> list[str]:
 
 
 def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
-    source, home = compiled
-    caches.lend(str(source), home)
-    copy = Path(caches.variables(home)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
+    source, lent = compiled
+    caches.lend(str(source), lent)
+    copy = Path(caches.variables(lent)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
     assert copy.read_text() == "compiled"
     copy.write_text("poisoned")
     assert (source / "inductor" / "kernel.py").read_text() == "compiled"
 
 
 def test_only_plain_files_are_copied(compiled, tmp_path):
-    source, home = compiled
+    source, lent = compiled
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "text").write_text("held out")
     (source / "link").symlink_to(tmp_path / "secret" / "text")
     (source / "inductor" / "folder").symlink_to(tmp_path / "secret")
     os.mkfifo(source / "pipe")
-    caches.lend(str(source), home)
-    assert found(home) == ["caches/inductor/kernel.py"]
+    caches.lend(str(source), lent)
+    assert found(lent) == ["inductor/kernel.py"]
 
 
 def test_a_link_in_place_of_a_cache_is_none(compiled, tmp_path):
-    source, home = compiled
+    source, lent = compiled
     (tmp_path / "link").symlink_to(source)
-    caches.lend(str(tmp_path / "link"), home)
-    assert found(home) == []
-    (home / "caches").symlink_to(source)
-    caches.keep(home, str(tmp_path / "taken"))
+    caches.lend(str(tmp_path / "link"), lent)
+    assert not lent.exists()
+    lent.symlink_to(source)
+    caches.keep(lent, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
 
 
@@ -70,12 +69,12 @@ GROUPS = {  # what a list of a kernel's files says in the kept cache, and in the
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
-    (source, home), (text, names) = compiled, GROUPS[name]
+    (source, lent), (text, names) = compiled, GROUPS[name]
     kernel = source / "triton" / "K"
     kernel.mkdir(parents=True)
     (kernel / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    caches.lend(str(source), home)
-    copy = Path(caches.variables(home)["TRITON_CACHE_DIR"]) / "K"
+    caches.lend(str(source), lent)
+    copy = Path(caches.variables(lent)["TRITON_CACHE_DIR"]) / "K"
     if names is None:
         assert list(copy.iterdir()) == []
     else:
@@ -85,48 +84,64 @@ def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
 
 @pytest.mark.parametrize("cache", [None, "nowhere"])
 def test_without_a_cache_no_folder_is_made(cache, compiled, tmp_path):
-    _, home = compiled
-    caches.lend(cache and str(tmp_path / cache), home)
-    caches.keep(home, str(tmp_path / "taken"))
-    assert list(home.iterdir()) == []
+    _, lent = compiled
+    caches.lend(cache and str(tmp_path / cache), lent)
+    caches.keep(lent, str(tmp_path / "taken"))
+    assert not lent.exists()
     assert not (tmp_path / "taken").exists()
 
 
 def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
-    source, home = compiled
-    (home / "caches").mkdir()
-    with (home / "caches" / "hole").open("wb") as file:
+    source, lent = compiled
+    lent.mkdir()
+    with (lent / "hole").open("wb") as file:
         file.truncate(caches.LARGEST + 1)
-    caches.keep(home, str(tmp_path / "taken"))
+    caches.keep(lent, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
     monkeypatch.setattr(caches, "LARGEST", 10**5)
     for number in range(10):
         (source / f"{number}").touch()  # many small ones are too much, too
-    caches.lend(str(source), tmp_path)
-    assert not (tmp_path / "caches").exists()
+    caches.lend(str(source), lent)
+    assert not lent.exists()
 
 
 def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
-    source, home = compiled
-    (home / "caches").mkdir()
-    (home / "caches" / "new").touch()
-    caches.keep(home, str(source))
+    source, lent = compiled
+    lent.mkdir()
+    (lent / "new").touch()
+    caches.keep(lent, str(source))
     assert found(source) == ["new"]
-    assert not (home / "caches").exists()
+    assert not lent.exists()
+
+
+def test_what_another_measurement_left_is_gone(compiled, tmp_path):
+    source, lent = compiled
+    lent.mkdir()
+    (lent / "old").touch()
+    caches.lend(str(source), lent)
+    assert found(lent) == ["inductor/kernel.py"]
+    caches.lend(None, lent)
+    assert not lent.exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "theirs").touch()
+    lent.symlink_to(tmp_path / "elsewhere")
+    caches.lend(str(source), lent)
+    assert found(lent) == ["inductor/kernel.py"]
+    assert found(tmp_path / "elsewhere") == ["theirs"]
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is one disk only")
 def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
     source, _ = compiled
-    home = Path("/dev/shm") / tmp_path.name
+    lent = Path("/dev/shm") / tmp_path.name
     try:
-        (home / "caches").mkdir(parents=True)
-        (home / "caches" / "new").write_text("compiled")
-        caches.keep(home, str(source))
+        lent.mkdir()
+        (lent / "new").write_text("compiled")
+        caches.keep(lent, str(source))
         assert (source / "new").read_text() == "compiled"
     finally:
-        caches.shutil.rmtree(home)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "kept"]
+        caches.shutil.rmtree(lent, ignore_errors=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 
 # Writes into its cache wherever it runs, and says what it had found there.

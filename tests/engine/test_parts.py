@@ -16,11 +16,13 @@ def test_environment_is_an_allow_list(tmp_path):
         "TORCHINDUCTOR_CACHE_DIR": "/shared",
         "SSH_AUTH_SOCK": "s",
     }
-    env = environment(caller, tmp_path / "home")
+    env = environment(caller, tmp_path / "home", tmp_path / "compiled")
     assert env["PATH"] == "/bin"
     assert env["CUDA_VISIBLE_DEVICES"] == "1"
     assert env["HOME"] == str(tmp_path / "home")
-    assert env["TORCHINDUCTOR_CACHE_DIR"].startswith(env["HOME"])  # what others write there would be run here
+    assert env["TORCHINDUCTOR_CACHE_DIR"] == str(
+        tmp_path / "compiled" / "inductor"
+    )  # what others write there would be run here
     assert not {"OPENAI_API_KEY", "TORCH_TOKEN", "SSH_AUTH_SOCK"} & env.keys()
 
 

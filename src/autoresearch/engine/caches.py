@@ -4,6 +4,9 @@ Whoever writes into such a folder runs code in every process that reads it. So e
 its own, and there are two chains of them that never meet: from training to training, and from open process to open
 process, which have seen held-out text. What a kept experiment leaves is what the next one gets a copy of. All of it is
 best effort: without a cache everything is compiled anew.
+
+Compilers write down where their files lie, and find their own choices again only there. So the folders they work in
+have the same path in every measurement of a device, of which there is one at a time: emptied before, filled by copying.
 """
 
 import contextlib
@@ -18,31 +21,38 @@ from pathlib import Path
 LARGEST = 2 * 10**9  # bytes of a cache that is worth its copy
 _ENTRY = 2**15  # bytes that a file or folder counts with at least
 _GROUP = 10**6  # bytes: a list of files is never as long
-_FOLDER = "caches"
 
 
-def variables(home: Path) -> dict[str, str]:
-    """Environment of the processes that work in `home`: where they keep what they compile."""
-    folder = home / _FOLDER
+def variables(folder: Path) -> dict[str, str]:
+    """Environment of processes that keep in `folder` what they compile."""
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
 
 
-def lend(kept: str | None, home: Path) -> None:
-    """Copy what was kept into `home`, where no process is at work yet: plain files alone, and no link is followed."""
+def lend(kept: str | None, folder: Path) -> None:
+    """Make `folder`, where no process is at work yet, a copy of what was kept: plain files alone, and no link is
+    followed."""
+    clear(folder)
     if kept is None:
         return
-    copy = home / _FOLDER
     try:
-        _copy(Path(kept), copy)
-        for group in copy.glob("triton/*/__grp__*.json"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _copy(Path(kept), folder)
+        for group in folder.glob("triton/*/__grp__*.json"):
             _rebase(group)
     except OSError:
-        shutil.rmtree(copy, ignore_errors=True)
+        clear(folder)
 
 
-def keep(home: Path, kept: str) -> None:
-    """Move what was compiled in `home` to where the next copies are made from. No process of `home` is left."""
-    folder, place = home / _FOLDER, Path(kept)
+def clear(folder: Path) -> None:
+    """Nothing is to be found there any more, whatever it is."""
+    with contextlib.suppress(OSError):
+        folder.unlink()  # a file, or a link that would lead elsewhere
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(folder: Path, kept: str) -> None:
+    """Move what was compiled in `folder` to where the next copies are made from. No process that knew it is left."""
+    place = Path(kept)
     partial = place.with_name(f"{place.name}.partial")
     shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)

@@ -40,7 +40,7 @@ _PASSED_ON_FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
-def environment(caller: Mapping[str, str], home: Path) -> dict[str, str]:
+def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[str, str]:
     """What a child gets of the caller's environment: an allow-list, and a home and compiler caches of its own."""
     allowed = {
         name: value
@@ -52,7 +52,7 @@ def environment(caller: Mapping[str, str], home: Path) -> dict[str, str]:
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **caches.variables(home)}
+    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **caches.variables(compiled)}
     return defaults | allowed | own
 
 

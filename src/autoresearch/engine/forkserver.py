@@ -30,7 +30,7 @@ class ForkServer:
         try:
             self._process = subprocess.Popen(
                 command,
-                env=children.environment(environ, home),
+                env=children.environment(environ, home, home / "compiled"),
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,

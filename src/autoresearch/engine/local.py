@@ -44,9 +44,19 @@ class LocalEngine:
         self.fingerprint = harness_fingerprint()
         self._scratch = scratch / label
         gpus = visible_gpus(environ) if self.device == "cuda" else []
-        self._lock = scratch / f"device-{'-'.join([self.device, *(gpu.uuid for gpu in gpus[:1])])}.lock"
+        name = "-".join([self.device, *(gpu.uuid for gpu in gpus[:1])])
+        self._lock = scratch / f"device-{name}.lock"
         memory = gpus[0].memory if gpus else None
-        self._bench = Bench(self.device, memory, self.fingerprint, self._scratch, dict(environ), grace, score_limit)
+        self._bench = Bench(
+            self.device,
+            memory,
+            self.fingerprint,
+            self._scratch,
+            scratch / f"compiled-{name}",
+            dict(environ),
+            grace,
+            score_limit,
+        )
         self._start()
 
     def reap(self) -> int:

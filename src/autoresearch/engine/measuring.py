@@ -49,6 +49,7 @@ class Bench:
     memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str
     scratch: Path
+    compiled: Path  # where compilers keep their files while a measurement lasts
     environ: Mapping[str, str]
     fixed_grace: float | None
     fixed_score_limit: float | None
@@ -119,6 +120,8 @@ class Measuring:
                 traceback=fault.traceback,
             )
         finally:
+            caches.clear(self._compiled("train"))
+            caches.clear(self._compiled("score"))
             self._keep_logs()
         total = time.monotonic() - self._began
         return replace(measurement, seconds={**measurement.seconds, "total": total})
@@ -138,7 +141,7 @@ class Measuring:
             tokens=trial.corpus.train,
             context=trial.context,
         )
-        caches.lend(trial.tip.train_cache if trial.tip else None, self._home)
+        caches.lend(trial.tip.train_cache if trial.tip else None, self._compiled("train"))
         with self._child("train", asdict(task), self._home) as child:
             return self._watched(child)
 
@@ -195,7 +198,7 @@ class Measuring:
         """The score. Its folder is made when no process of training is left, and of training it gets only weights."""
         bench, trial = self._bench, self._trial
         with children.home_for(bench.scratch) as home, Channel(home) as channel, self._taken(home) as weights:
-            caches.lend(trial.tip.open_cache if trial.tip else None, home)
+            caches.lend(trial.tip.open_cache if trial.tip else None, self._compiled("score"))
             unchanged = os.fstat(weights.fileno()).st_ctime_ns
             task = ScoreTask(
                 source=str(_export(trial, home)),
@@ -220,7 +223,7 @@ class Measuring:
                 reason = "the weights' file was changed while it was scored"
                 return replace(found, outcome="quarantined", reason=reason, value=None)
             if trial.keep:
-                self._keep(trial.keep, home, weights, channel)
+                self._keep(trial.keep, weights, channel)
             return found
 
     def _answer(self, child: Child, channel: Channel, limit: float) -> ScoreResult:
@@ -250,21 +253,21 @@ class Measuring:
         except OSError:
             raise _Crash(Fault("save", "the weights are not where run.save had put them")) from None
 
-    def _keep(self, keep: Kept, home: Path, weights: BinaryIO, channel: Channel) -> None:
+    def _keep(self, keep: Kept, weights: BinaryIO, channel: Channel) -> None:
         """Lay by what is to outlive the measurement. No process of the candidate is left that could still change it."""
         with _written(Path(keep.weights)) as partial:
             _name(weights, partial)
         with _written(Path(keep.losses)) as partial:
             channel.save_losses(partial)
-        caches.keep(self._home, keep.train_cache)
-        caches.keep(home, keep.open_cache)
+        caches.keep(self._compiled("train"), keep.train_cache)
+        caches.keep(self._compiled("score"), keep.open_cache)
 
     # ------------------------------------------------------------------------------------------ what both need
 
     @contextlib.contextmanager
     def _child(self, mode: Mode, task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()) -> Iterator[Child]:
         """A child at work in `home`. In the end none of its processes is left, and its output is kept."""
-        env = children.environment(self._bench.environ, home)
+        env = children.environment(self._bench.environ, home, self._compiled(mode))
         child = Child(self._server, mode, task, home, env, *fds)
         try:
             yield child
@@ -273,6 +276,9 @@ class Measuring:
             children.kill_marked(home)
             self._logs[f"{mode}.log"] = child.output(_LOG)
             child.close()
+
+    def _compiled(self, mode: Mode) -> Path:
+        return self._bench.compiled / mode
 
     def _pause(self, child: Child) -> None:
         deadline = self._trial.deadline
