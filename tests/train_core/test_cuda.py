@@ -39,19 +39,6 @@ def test_the_kernel_rotates_and_normalizes(load, head, length, dtype):
     torch.testing.assert_close(mine.double(), theirs.double(), **close)
 
 
-def test_the_kernel_compiled_is_the_kernel(load):
-    core = load(CONTEXT=256)
-    table = core.rotary_table().cuda()
-    x = torch.randn(3, 200, 2 * core.HEADS, core.HEAD_DIM, device="cuda", dtype=torch.bfloat16).requires_grad_()
-    results = []
-    for function in (core.rotated_norm, torch.compile(core.rotated_norm, dynamic=False)):
-        query, key = function(x, table)
-        (gradient,) = torch.autograd.grad((query.float() ** 3 + key.float()).sum(), x)
-        results.append((query, key, gradient))
-    for plain, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(plain, compiled, **BFLOAT16)
-
-
 @pytest.mark.parametrize(
     ("length", "window", "head"),
     [
@@ -70,12 +57,10 @@ def test_attention_in_every_situation(load, length, window, head):
     down = torch.randn_like(scored)
     theirs = torch.autograd.grad(exact, inputs, down.double())
     torch.testing.assert_close(scored.double(), exact, **BFLOAT16)
-    for attend in (core.attend, torch.compile(core.attend, dynamic=False)):
-        out = attend(*inputs, window)
-        torch.testing.assert_close(out.double(), exact, **BFLOAT16)
-        for mine, gradient in zip(torch.autograd.grad(out, inputs, down), theirs, strict=True):
-            error = (mine.double() - gradient.double()).norm() / gradient.double().norm()
-            assert error < 0.02
+    out = core.attend(*inputs, window)
+    torch.testing.assert_close(out.double(), exact, **BFLOAT16)
+    for mine, gradient in zip(torch.autograd.grad(out, inputs, down), theirs, strict=True):
+        assert (mine.double() - gradient.double()).norm() < 0.02 * gradient.double().norm() + 1e-3
 
 
 @pytest.mark.parametrize("rows_of_pairs", [0, 4])
@@ -115,22 +100,27 @@ def test_no_prediction_depends_on_a_later_token(load):
             assert not torch.equal(before[:, position], after[:, position])
 
 
-def test_muon_is_compiled_once_whatever_is_due(load):
+@pytest.mark.parametrize("shape", [(128, 128), (256, 64), (64, 256)])
+def test_muon_steps_as_on_the_cpu(load, shape):
     core = load()
-    weights = [nn.Parameter(torch.randn(64, 32, device="cuda")) for _ in range(3)]
-    muon = core.Muon(list(weights), 0.02, 0.3)
-    before = graphs()
-    for progress in (0.0, 0.05, 0.3, 0.9, 1.0):
-        for weight in weights:
-            weight.grad = torch.randn_like(weight)
-        with torch.no_grad():
-            muon.step(progress)
-    assert graphs() == before + 1
+    start, gradients = torch.randn(3, *shape), torch.randn(4, 3, *shape)
+    moved = []
+    for device in ("cpu", "cuda"):
+        weights = [nn.Parameter(weight.to(device)) for weight in start]
+        muon = core.Muon(list(weights), 0.02, 0.3)
+        for number, gradient in enumerate(gradients):
+            for weight, one in zip(weights, gradient, strict=True):
+                weight.grad = one.to(device)
+            with torch.no_grad():
+                muon.step(number / 4)
+        moved.append(torch.stack([weight.detach().cpu() for weight in weights]) - start)
+    assert F.cosine_similarity(*(move.flatten() for move in moved), dim=0) > 0.995  # in bfloat16 on CUDA
+    assert moved[1].norm() == pytest.approx(moved[0].norm(), rel=0.02)
 
 
 @pytest.mark.parametrize("rows_of_pairs", [0, 4])
 def test_it_trains_compiled_and_compiles_nothing_on_the_clock(load, rows_of_pairs):
-    core = load(SMALL, BATCH_ROWS=16, MICRO_ROWS=8, NGRAM_ROWS=rows_of_pairs)
+    core = load(SMALL, BATCH_ROWS=16, MICRO_ROWS=8, BATCH_RAMP=0.4, NGRAM_ROWS=rows_of_pairs)
     run = FakeRun(120)
     run.device = torch.device("cuda")
     compiled: list[int] = []
