@@ -1,9 +1,9 @@
 """Variants of the training core side by side: `python benchmarks/core.py CORPUS VARIANT ... [--seeds 3]`.
 
-A variant is `shipped`, `reference` (the yardstick) or a file, and after each `+` a constant, as in
-`shipped+DEPTH=8+ASPECT=96`. Each is trained and scored by the engine, as in a run, with the same seeds. The machine's
-GPUs take one each, seed by seed, so that what was cut short can still be compared. Every measurement is a line in
-`--results`: the same command goes on where it stopped, and another one adds its own. `CORPUS` was prepared before.
+Variants are named as in benchmarks/variants.py. Each is trained and scored by the engine, as in a run, with the same
+seeds. The machine's GPUs take one each, seed by seed, so that what was cut short can still be compared. Every
+measurement is a line in `--results`: the same command goes on where it stopped, and another one adds its own. `CORPUS`
+was prepared before.
 
 Prints a Markdown table of all that lies there: mean and standard deviation of val_bpb over the seeds, its ratio to the
 first variant over the seeds they share, with its standard error, and the passes over the corpus. Cores are to be judged
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import variants
 
-from autoresearch import arguments, knobs, trial
+from autoresearch import arguments, knobs
 from autoresearch.corpus import store
 from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.engine.local import LocalEngine
@@ -34,10 +35,6 @@ from autoresearch.errors import UserError
 from autoresearch.records import Kept, Measurement, Trial
 from autoresearch.settings import Settings
 
-FILES = {
-    "shipped": Path(trial.__file__).with_name("train_core.py"),
-    "reference": Path(__file__).with_name("reference_core.py"),
-}
 FIGURES = {  # of a result, times a factor, with so many digits
     "passes": ("passes", 1, 2),
     "tokens/s": ("tokens_per_second", 1, 0),
@@ -50,12 +47,6 @@ FIGURES = {  # of a result, times a factor, with so many digits
 HEAD = ["seconds", "variant", "n", "val_bpb", "sd", "sd %", "ratio", *FIGURES]
 BESIDE = 60.0  # seconds that a measurement takes beside its training, at most
 BYTES = 40_000_000  # of text that is scored
-
-
-def source_of(variant: str, common: list[str]) -> str:
-    """The file to train. `common`: constants of every variant."""
-    name, *changes = variant.split("+")
-    return knobs.assign(FILES.get(name, Path(name)).read_text(), arguments.changes([*common, *changes]))
 
 
 def record(variant: str, seed: int, budget: float, m: Measurement) -> dict[str, Any]:
@@ -119,7 +110,7 @@ class Bench:
 
     def measure(self, engine: LocalEngine, variant: str, seed: int, scratch: Path) -> None:
         """One measurement; what the variant compiles on this device is there for its next seed."""
-        source = source_of(variant, self.options.set)
+        source = variants.source(variant, self.options.set)
         constants = knobs.values(source)
         vocab_size, context = (int(constants[name]) for name in ("VOCAB_SIZE", "CONTEXT"))
         settings = Settings(
@@ -140,15 +131,15 @@ class Bench:
             print(f"{variant}, seed {seed}: {figure} in {m.seconds.get('total', 0.0):.0f} s", flush=True)
 
 
-def table(lines: Iterable[dict[str, Any]], variants: list[str]) -> str:
-    """The scored measurements, by budget and variant; ratios are to the first variant named."""
+def table(lines: Iterable[dict[str, Any]], yardstick: str) -> str:
+    """The scored measurements, by budget and variant; ratios are to the variant named as the yardstick."""
     groups: dict[tuple[float, str], dict[int, dict[str, Any]]] = {}
     for line in lines:
         if line["outcome"] == "scored":
             groups.setdefault((line["budget"], line["variant"]), {})[line["seed"]] = line
     rows = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for (budget, variant), seeds in sorted(groups.items()):
-        first = groups.get((budget, variants[0]), {})
+        first = groups.get((budget, yardstick), {})
         values = [line["value"] for line in seeds.values()]
         mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan
         ratios = [seeds[seed]["value"] / first[seed]["value"] for seed in seeds.keys() & first.keys()]
@@ -180,7 +171,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         for variant in options.variants:
-            source_of(variant, options.set)
+            variants.source(variant, options.set)
         bench = Bench(options, options.results)
         gpus: list[str | None] = [gpu.uuid for gpu in visible_gpus(os.environ)]
         with tempfile.TemporaryDirectory() as name:
@@ -192,7 +183,7 @@ def main() -> int:
                 hand.start()
             for hand in hands:
                 hand.join()
-        print(f"\n{table(bench.lines(), options.variants)}")
+        print(f"\n{table(bench.lines(), options.variants[0])}")
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

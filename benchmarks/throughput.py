@@ -1,0 +1,166 @@
+"""Tokens a second of the training core: `python benchmarks/throughput.py [VARIANT ...] [--seconds 20]`.
+
+Variants are named as in benchmarks/variants.py. The `main` of each trains on made-up tokens, in a process of its own,
+with the harness's data and clock. Prints a Markdown table: tokens a second over the whole time, MFU, the median of a
+step in milliseconds, the 99th percentile and the longest over it, the share of the time in which the device gathers
+its batches, peak memory, seconds from the start of `main` to that of the clock, and with `--profile` the device's time
+by kind of kernel.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import variants
+from torch import Tensor, nn
+
+from autoresearch.engine.device import peak_flops
+from autoresearch.harness.clock import Clock
+from autoresearch.harness.data import Batch, TrainingData
+from autoresearch.records import TokenFile
+
+TOKENS = 50_000_000  # made up
+KINDS = {  # of kernels, by what their names contain; the first that fits
+    "attention": ("flash", "fmha", "sdpa", "flex"),
+    "matrix products": ("nvjet", "gemm", "cutlass", "cublas", "splitK"),
+    "gather": ("index", "gather"),
+    "compiled": ("triton",),
+}
+
+
+class Marks:
+    """Moments of the device, in its order: events on CUDA, else the host's time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+
+    def add(self) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def milliseconds(self) -> list[float]:
+        """Between each and the next."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        return [a.elapsed_time(b) if self._cuda else 1e3 * (b - a) for a, b in pairs]
+
+
+class Run:
+    """What `main` is handed: the harness's data and clock, and marks around them."""
+
+    def __init__(self, tokens: TokenFile, seconds: float, profile: bool) -> None:
+        self.seed = 1
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.progress = 0.5  # as if a batch that grows had grown
+        self.model: nn.Module | None = None
+        self.tokens = 0
+        self.steps, self.gathers = Marks(self.device), Marks(self.device)
+        self.clock = Clock(seconds, None, self.device)
+        self.began = time.perf_counter()
+        self.start_up = 0.0
+        self._data = TrainingData(tokens, self.seed, self.device)
+        self._profile = torch.profiler.profile() if profile else None
+
+    def warmup_batches(self, rows: int, context: int) -> Any:
+        return self._data.warmup(rows, context)
+
+    def start(self, model: nn.Module) -> None:
+        self.model = model
+        self.start_up = time.perf_counter() - self.began
+        if self._profile:
+            self._profile.start()
+        self.clock.start()
+        self.steps.add()
+
+    def batches(self, rows: int, context: int) -> Any:
+        count = 0
+        while not self.clock.spent(count):
+            self.gathers.add()
+            batch: Batch = self._data.batch(rows, context)
+            self.gathers.add()
+            count, self.tokens = count + 1, self.tokens + rows * context
+            yield batch
+            self.clock.fence()
+        self.clock.end()
+        if self._profile:
+            self._profile.stop()
+
+    def report(self, loss: Tensor) -> None:
+        self.steps.add()
+
+    def save(self, model: nn.Module) -> None:
+        """Nothing is scored."""
+
+    def kinds(self) -> str:
+        """Shares of the device's time by kind of kernel."""
+        if self._profile is None:
+            return ""
+        times: dict[str, float] = {}
+        for event in self._profile.key_averages():
+            kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "other")
+            times[kind] = times.get(kind, 0.0) + event.self_device_time_total
+        whole = sum(times.values()) or 1.0
+        return ", ".join(f"{kind} {100 * spent / whole:.1f} %" for kind, spent in sorted(times.items()))
+
+
+def measure(variant: str, folder: str, tokens: TokenFile, seconds: float, profile: bool) -> str:
+    """One row of the table."""
+    path = Path(folder) / f"core_{os.getpid()}.py"
+    path.write_text(variants.source(variant))
+    spec = importlib.util.spec_from_file_location("train_core", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_core"] = module
+    spec.loader.exec_module(module)
+    run = Run(tokens, seconds, profile)
+    module.main(run)
+    steps, gathers = np.array(run.steps.milliseconds()), np.array(run.gathers.milliseconds()[::2])
+    cuda = run.device.type == "cuda"
+    speed = run.tokens / run.clock.elapsed
+    peak = peak_flops(torch.cuda.get_device_name()) if cuda else None
+    mfu = f"{100 * module.GPT.flops_per_token(run.model) * speed / peak:.1f}" if peak else "–"
+    memory = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if cuda else "–"
+    median, p99 = np.quantile(steps, [0.5, 0.99])
+    return (
+        f"| `{variant}` | {speed:,.0f} | {mfu} | {median:.1f} | {p99 / median:.3f} | {steps.max() / median:.3f}"
+        f" | {0.1 * gathers.sum() / run.clock.elapsed:.2f} | {memory} | {run.start_up:.1f} | {run.kinds()} |"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", default=["shipped", "reference"])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    print(
+        "| variant | tokens/s | MFU % | step, ms | p99 / p50 | longest / p50 | gathering % | peak GB | start-up, s | |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.bin"
+        np.random.default_rng(0).integers(options.vocabulary, size=TOKENS, dtype=np.uint16).tofile(path)
+        np.save(path.with_suffix(".npy"), np.ones(options.vocabulary, dtype=np.int32))
+        tokens = TokenFile(str(path), options.vocabulary, 0, TOKENS, TOKENS, str(path.with_suffix(".npy")))
+        for variant in options.variants:  # one after the other, each in a process of its own
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                given = (variant, folder, tokens, options.seconds, options.profile)
+                print(process.apply(measure, given), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
