@@ -83,7 +83,8 @@ def median(call: Callable[[], object]) -> float:
         last.record()
         last.synchronize()
         times.append(first.elapsed_time(last))
-    return statistics.median(times)
+    middle: float = statistics.median(times)
+    return middle
 
 
 def row(name: str, kernel: Kernel, window: int, shape: tuple[int, int, int, int]) -> str:
