@@ -1,6 +1,6 @@
 """The training core: a small GPT, its optimizer and its training loop. This is the file that research edits.
 
-It needs nothing but torch and reads from top to bottom:
+It needs nothing but torch, with the triton that comes with it where there is CUDA, and reads from top to bottom:
 
     knobs       constants, one a line: `NAME = value  # [low, high] log; what it is`, the bracket being worth trying
     model       `build_model(device)`, and then `model(tokens[B, T]) -> logits[B, T, V]`
@@ -104,10 +104,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A matrix without bias: kept in float32, applied in the dtype of the activations.
-
-    So the embedding's dtype alone decides the precision of the forward pass, in training as in scoring.
-    """
+    """A matrix without bias: kept in float32, applied in the dtype of the activations, which the embedding begins."""
 
     def __init__(self, inputs: int, outputs: int, scale: float = INIT_SCALE) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -513,14 +510,10 @@ class Muon:
 
     def step(self, progress: float) -> None:
         """One update, with the momentum and at the shares of step size and weight decay that are due by now."""
-        beta, lr, decay = (
-            muon_momentum(progress),
-            self.base_lr * lr_share(progress),
-            self.base_decay * decay_share(progress),
-        )
+        lr, decay = self.base_lr * lr_share(progress), self.base_decay * decay_share(progress)
         weight = torch.stack([weight.detach() for weight in self.weights])
         gradient = torch.stack([weight.grad for weight in self.weights if weight.grad is not None])
-        muon_update(weight, gradient, self.momentum, self.variance, beta, lr, decay)
+        muon_update(weight, gradient, self.momentum, self.variance, muon_momentum(progress), lr, decay)
         torch._foreach_copy_(self.weights, list(weight.unbind()))
 
 
