@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch.engine import caches
+from autoresearch.engine.files import remove
 from tests.engine.conftest import TRAIN, kept
 
 
@@ -105,6 +106,16 @@ def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
     assert not lent.exists()
 
 
+def test_one_that_is_too_deep_is_dropped(compiled, tmp_path):
+    source, lent = compiled
+    (lent / "/".join("d" * 50)).mkdir(parents=True)
+    caches.keep(lent, str(tmp_path / "taken"))
+    assert not (tmp_path / "taken").exists()
+    (source / "/".join("d" * 50)).mkdir(parents=True)
+    caches.lend(str(source), lent)
+    assert not lent.exists()
+
+
 def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
     source, lent = compiled
     lent.mkdir()
@@ -140,7 +151,7 @@ def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
         caches.keep(lent, str(source))
         assert (source / "new").read_text() == "compiled"
     finally:
-        caches.shutil.rmtree(lent, ignore_errors=True)
+        remove(lent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 

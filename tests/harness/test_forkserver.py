@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -195,6 +197,44 @@ def test_what_escapes_a_killed_supervisor_is_gone_before_its_end_is_told(shared,
     stray = psutil.Process(int(task.file("stray")))
     assert task.end() == 137
     assert not alive(stray)
+
+
+# One process after another, each gone as soon as the next one is there.
+HOPS = """
+import gc, os, sys, time
+gc.disable()
+beat, end = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND), time.time() + 60
+while time.time() < end:
+    if os.fork(): os._exit(0)
+    os.write(beat, b'.')
+"""
+
+
+def test_what_forks_faster_than_all_processes_can_be_listed_is_gone(shared, tmp_path):
+    (tmp_path / "hops.py").write_text(HOPS)
+    hops = [sys.executable, "-I", "-S", str(tmp_path / "hops.py"), str(tmp_path / "beat")]
+    task = Task(shared, tmp_path / "task", f"subprocess.Popen({hops}, env={{}})\n{STALL}")
+    until((tmp_path / "beat").exists)
+    assert task.worker.is_running()
+    shared.end(task.number)
+    beats = (tmp_path / "beat").stat().st_size
+    time.sleep(0.5)
+    assert (tmp_path / "beat").stat().st_size == beats
+
+
+def test_an_end_is_not_told_while_something_is_left(tmp_path):
+    """It stands for all that cannot be killed: the judge must not go on, and hears that its server is gone."""
+    code = (
+        "from pathlib import Path\n"
+        "from autoresearch.forks import Forks, Gone\n"
+        "from autoresearch.harness import forkserver\n"
+        "forkserver.kill_below = lambda *_: False\n"
+        "forks = Forks(forkserver.fork_server(lambda mode: None))\n"
+        "try: print(forks.end(forks.start('train', {}, {}, Path(), 2)))\n"
+        "except Gone: print('gone')\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "gone\n"
 
 
 def test_a_killed_server_takes_its_children_along(server, tmp_path):

@@ -18,8 +18,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoresearch.engine.files import remove
+
 LARGEST = 2 * 10**9  # bytes of a cache that is worth its copy
 _ENTRY = 2**15  # bytes that a file or folder counts with at least
+_DEEPEST = 32  # folders in one another; compilers need few, and who removes a kept cache may not bear many
 _GROUP = 10**6  # bytes: a list of files is never as long
 
 
@@ -31,7 +34,7 @@ def variables(folder: Path) -> dict[str, str]:
 def lend(kept: str | None, folder: Path) -> None:
     """Make `folder`, where no process is at work yet, a copy of what was kept: plain files alone, and no link is
     followed."""
-    clear(folder)
+    remove(folder)
     if kept is None:
         return
     try:
@@ -40,22 +43,15 @@ def lend(kept: str | None, folder: Path) -> None:
         for group in folder.glob("triton/*/__grp__*.json"):
             _rebase(group)
     except OSError:
-        clear(folder)
-
-
-def clear(folder: Path) -> None:
-    """Nothing is to be found there any more, whatever it is."""
-    with contextlib.suppress(OSError):
-        folder.unlink()  # a file, or a link that would lead elsewhere
-    shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def keep(folder: Path, kept: str) -> None:
     """Move what was compiled in `folder` to where the next copies are made from. No process that knew it is left."""
     place = Path(kept)
     partial = place.with_name(f"{place.name}.partial")
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(place)
+    remove(partial)
     with contextlib.suppress(OSError):
         for _ in _content(folder):  # not too large
             pass
@@ -90,13 +86,15 @@ def _rebase(group: Path) -> None:
 
 def _content(root: Path) -> Iterator[tuple[Path, bool]]:
     """The folders, the root first, and plain files below a folder, relative to it, and whether each is a folder.
-    OSError if it is no folder, or too large."""
+    OSError if it is no folder, too large, or too deep."""
     left = LARGEST
     if not stat.S_ISDIR(root.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(root))
     waiting = [Path()]
     while waiting:
         folder = waiting.pop()
+        if len(folder.parts) > _DEEPEST:
+            raise OSError(errno.EFBIG, "too deep", str(root))
         yield folder, True
         with os.scandir(root / folder) as entries:
             for entry in entries:

@@ -8,7 +8,6 @@ did to its parents.
 
 import contextlib
 import os
-import shutil
 import site
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ import psutil
 from pydantic import BaseModel, Field
 
 from autoresearch.engine import caches
-from autoresearch.engine.files import RECORD, read_plain
+from autoresearch.engine.files import RECORD, read_plain, remove
 from autoresearch.errors import EngineError
 from autoresearch.forks import MARKER
 
@@ -79,7 +78,7 @@ def home_for(scratch: Path) -> Iterator[Path]:
         yield home
     finally:
         kill_marked(home)
-        shutil.rmtree(home, ignore_errors=True)
+        remove(home)
 
 
 def reap(scratch: Path) -> int:
@@ -94,7 +93,7 @@ def reap(scratch: Path) -> int:
                 continue
             ended += sum(_kill_tree(child[0]) for child in children if _alive(child))
         ended += kill_marked(home)
-        shutil.rmtree(home, ignore_errors=True)
+        remove(home)
     return ended
 
 

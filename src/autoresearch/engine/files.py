@@ -1,5 +1,6 @@
 """Files where a candidate can write, read with care: whatever it makes of them, it can only hurt itself by it."""
 
+import contextlib
 import dataclasses
 import errno
 import math
@@ -26,6 +27,32 @@ def open_plain(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def remove(path: Path) -> None:
+    """Whatever is there, if it can be: a link and not what it leads to, folders however deep, and against their modes.
+
+    Nothing else may be at work in it.
+    """
+    with contextlib.suppress(OSError):
+        path.unlink()
+        return
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
+            for entry in list(os.scandir(folder)):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        Path(entry.path).chmod(0o700)  # or it could not be moved
+                        waiting.append(Path(entry.path).rename(path / os.urandom(8).hex()))  # no path grows too long
+                    else:
+                        Path(entry.path).unlink()
+            if folder != path:
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def read_plain(path: Path, size: int, offset: int = 0) -> bytes:

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 from autoresearch.engine import caches, children, outcome
 from autoresearch.engine.channel import Channel
 from autoresearch.engine.events import Tail
-from autoresearch.engine.files import open_plain, read_record
+from autoresearch.engine.files import open_plain, read_record, remove
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.forks import FIRST, Mode
@@ -120,8 +120,8 @@ class Measuring:
                 traceback=fault.traceback,
             )
         finally:
-            caches.clear(self._compiled("train"))
-            caches.clear(self._compiled("score"))
+            remove(self._compiled("train"))
+            remove(self._compiled("score"))
             self._keep_logs()
         total = time.monotonic() - self._began
         return replace(measurement, seconds={**measurement.seconds, "total": total})

@@ -31,7 +31,8 @@ class ForkServer:
         self._numbers: dict[int, int] = {}  # of the supervisors, by process id
 
     def serve(self) -> None:
-        """Returns when nothing is left of what was forked here."""
+        """Returns when nothing is left of what was forked here, or when something cannot be ended: then no end is told
+        but the server's own."""
         woken, wake = os.pipe()
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)
@@ -47,8 +48,7 @@ class ForkServer:
                 ready, _, _ = select.select([self._line.fileno(), woken], [], [])
                 if woken in ready:
                     os.read(woken, 4096)
-                self._reap()
-                if self._line.fileno() in ready and not self._obey():
+                if not self._reap() or (self._line.fileno() in ready and not self._obey()):
                     break
         except ConnectionError:
             pass  # nobody listens any more
@@ -88,8 +88,8 @@ class ForkServer:
         keep_only([order, log, log, *others])
         return supervise(self._pid, lambda: self._work(mode))
 
-    def _reap(self) -> None:
-        """Tell of those that have ended, once nothing is left of what they had begun."""
+    def _reap(self) -> bool:
+        """Tell of those that have ended, once nothing is left of what they had begun; False if that cannot be had."""
         ended = {}
         while self._numbers:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -98,10 +98,11 @@ class ForkServer:
             if pid in self._numbers:
                 code = os.waitstatus_to_exitcode(status)
                 ended[self._numbers.pop(pid)] = code if code >= 0 else 128 - code
-        if ended:
-            kill_below(self._numbers)
+        if ended and not kill_below(self._numbers):
+            return False
         for number, code in ended.items():
             self._say(b"ended", number, code)
+        return True
 
     def _say(self, what: bytes, number: int, code: int) -> None:
         self._line.sendall(MESSAGE.pack(what, number, code))

@@ -51,3 +51,5 @@ class Server:
             self._forks.end(self._number)
         except Gone:
             raise Refused("the scoring process has ended more than itself") from None
+        except TimeoutError:
+            raise Refused("the scoring process cannot be ended") from None
