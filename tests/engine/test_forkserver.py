@@ -1,5 +1,8 @@
 """An engine and its fork server: one after another, if need be, and none left behind."""
 
+import errno
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -54,6 +57,17 @@ def test_one_server_serves_all_measurements_and_goes_with_its_engine(engine, tri
     del engine
     assert survivors(tmp_path, servers=True) == []
     assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+def test_a_full_disk_is_said_at_the_start_and_nothing_is_left(engine, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(EngineError, match=r"No space left on device"):
+        engine()
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+    assert survivors(tmp_path, servers=True) == []
 
 
 def test_python_that_cannot_be_started_is_no_candidates_fault(engine, trial, tmp_path, monkeypatch):

@@ -222,6 +222,29 @@ def test_what_forks_faster_than_all_processes_can_be_listed_is_gone(shared, tmp_
     assert (tmp_path / "beat").stat().st_size == beats
 
 
+def test_without_a_list_of_children_all_processes_are_looked_at(tmp_path):
+    """A kernel may be built without it."""
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from autoresearch.forks import Forks\n"
+        "from autoresearch.harness import forkserver, supervise\n"
+        "supervise.Path = lambda _: Path('nowhere')\n"
+        "def work(_):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        open('stray', 'w').write(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "forks = Forks(forkserver.fork_server(work))\n"
+        "number = forks.start('train', {}, {}, Path(), 2)\n"
+        "while not (os.path.exists('stray') and os.path.getsize('stray')): time.sleep(0.01)\n"
+        "forks.end(number)\n"
+        "print(os.path.exists(f'/proc/{open(\"stray\").read()}'))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
 def test_an_end_is_not_told_while_something_is_left(tmp_path):
     """It stands for all that cannot be killed: the judge must not go on, and hears that its server is gone."""
     code = (
@@ -285,6 +308,13 @@ def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
         server.check()
     server.close()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_server_that_is_killed_before_it_is_ready_says_by_what(server):
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: server.forks.exit_code(0) == LOST)
+    with pytest.raises(EngineError, match=r"^Python cannot be started: it was ended by signal 9\. "):
+        server.check()
 
 
 STALLING = """

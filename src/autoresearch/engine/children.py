@@ -2,8 +2,8 @@
 
 Three nets, each for what the one before misses. Every child has a supervisor (`harness.supervise`) below a fork server
 (`harness.forkserver`), which dies with this process. Who is at work is written down in a folder, so that the next start
-can end what is left. And every process below carries that folder in its environment, where a scan finds it whatever it
-did to its parents.
+can end what is left. And whatever a worker begins carries that folder in its environment, unless it clears that, and a
+scan finds it there whatever it did to its parents.
 """
 
 import contextlib

@@ -22,31 +22,29 @@ class ForkServer:
     def __init__(self, device: str, scratch: Path, environ: Mapping[str, str]) -> None:
         """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
         EngineError if Python cannot be started."""
-        self._resources = contextlib.ExitStack()
-        home = self._resources.enter_context(children.home_for(scratch))
-        self._output = self._resources.enter_context((home / "output").open("w+b"))
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", device, str(theirs.fileno())]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                env=children.environment(environ, home, home / "compiled"),
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=(theirs.fileno(),),
-            )
-        except OSError as error:
-            ours.close()
-            self._resources.close()
-            raise _no_python(str(error)) from error
-        finally:
+        with contextlib.ExitStack() as resources:  # all let go of, if something fails
+            home = resources.enter_context(children.home_for(scratch))
+            self._output = resources.enter_context((home / "output").open("w+b"))
+            ours, theirs = map(resources.enter_context, socket.socketpair())
+            command = [sys.executable, "-P", "-m", "autoresearch.harness.child", device, str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    env=children.environment(environ, home, home / "compiled"),
+                    cwd=home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError as error:
+                raise _no_python(str(error)) from error
             theirs.close()
-        self.forks = Forks(ours)
-        self._resources.callback(self._stop)  # before its folder goes
-        children.record(home, self._process.pid)
+            self.forks = Forks(ours)
+            resources.callback(self._stop)  # before its folder goes
+            children.record(home, self._process.pid)
+            self._resources = resources.pop_all()
 
     @property
     def pid(self) -> int:
@@ -55,10 +53,11 @@ class ForkServer:
     def check(self) -> None:
         """EngineError if it has ended before it was ready: that is nobody's fault but the machine's."""
         if self.forks.gone and not self.forks.ready:
-            self._process.wait()
+            code = self._process.wait()
             self._output.seek(0)
             lines = self._output.read().decode(errors="replace").split("\n")
-            raise _no_python(next((line for line in reversed(lines) if line.strip()), "it ended at once"))
+            end = f"it was ended by signal {-code}" if code < 0 else "it ended at once"
+            raise _no_python(next((line for line in reversed(lines) if line.strip()), end))
 
     def end(self, number: int) -> None:
         """End one of its processes, with all below it; or, if that cannot be, all of them and the server."""

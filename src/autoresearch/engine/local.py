@@ -1,8 +1,9 @@
 """One experiment after another on this machine."""
 
+import contextlib
 import errno
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autoresearch.engine import children
@@ -76,23 +77,29 @@ class LocalEngine:
             self._start()
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
-        with turn(self._lock, trial.deadline, watch), children.home_for(self._scratch) as home:
-            try:
-                return Measuring(self._bench, self._server, trial, home, watch).run()
-            except OSError as error:
-                if error.errno not in _MACHINE_FAULTS:
-                    raise
-                raise EngineError(
-                    f"{error.filename or home}: {error.strerror}.", "Free some space on that disk."
-                ) from error
+        with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._scratch) as home:
+            return Measuring(self._bench, self._server, trial, home, watch).run()
 
     def close(self) -> None:
         """End its processes; otherwise that happens when the engine is let go of, at the latest with this process."""
         self._end()
 
     def _start(self) -> None:
-        self._server = ForkServer(self.device, self._scratch, self._bench.environ)
+        with self._blamed():
+            self._server = ForkServer(self.device, self._scratch, self._bench.environ)
         self._end = weakref.finalize(self, self._server.close)
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """EngineError for what the machine lacks."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _MACHINE_FAULTS:
+                raise
+            raise EngineError(
+                f"{error.filename or self._scratch}: {error.strerror}.", "Free some space on that disk."
+            ) from error
 
 
 def _check_tokens(tokens: TokenFile) -> None:
