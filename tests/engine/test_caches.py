@@ -204,3 +204,22 @@ def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
     assert (measurement.outcome, measurement.phase) == ("crashed", "score")
     assert said(tmp_path / "logs", "score.log") == [[]]
     assert not (tmp_path / "kept").exists()
+
+
+# Scoring has seen held-out text: it writes where the next training would look, were its cache still there.
+POISONS = """
+if not os.path.isdir('train'):
+    beside = os.path.join(place, '..', '..', 'train', 'inductor')
+    os.makedirs(beside, exist_ok=True)
+    open(f'{beside}/poison', 'w').close()
+"""
+
+
+def test_scoring_finds_no_cache_of_training_beside_its_own(engine, trial, tmp_path):
+    first = kept(tmp_path / "first")
+    code = TRAIN + COMPILES.replace("{NAME}", "1") + POISONS
+    engine = engine()
+    assert engine.measure(replace(trial(code), keep=first)).outcome == "scored"
+    assert found(Path(first.train_cache)) == ["inductor/training-1"]
+    assert engine.measure(replace(trial(TRAIN + COMPILES.replace("{NAME}", "2")), tip=first)).outcome == "scored"
+    assert said(tmp_path / "logs", "train.log") == [["training-1"]]

@@ -33,6 +33,7 @@ from autoresearch.records import (
 Watch = Callable[[Progress], None]
 
 _WEIGHTS = "weights.safetensors"
+_COMPILED = "compiled"  # by training, in its folder once that is over
 _POLL = 0.05  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
@@ -142,8 +143,11 @@ class Measuring:
             context=trial.context,
         )
         caches.lend(trial.tip.train_cache if trial.tip else None, self._compiled("train"))
-        with self._child("train", asdict(task), self._home) as child:
-            return self._watched(child)
+        try:
+            with self._child("train", asdict(task), self._home) as child:
+                return self._watched(child)
+        finally:  # out of the way of the open process, which has seen held-out text
+            caches.keep(self._compiled("train"), str(self._home / _COMPILED))
 
     def _watched(self, child: Child) -> TrainResult:
         """The result, the moment it is written. _Crash if there is none."""
@@ -259,7 +263,7 @@ class Measuring:
             _name(weights, partial)
         with _written(Path(keep.losses)) as partial:
             channel.save_losses(partial)
-        caches.keep(self._compiled("train"), keep.train_cache)
+        caches.keep(self._home / _COMPILED, keep.train_cache)
         caches.keep(self._compiled("score"), keep.open_cache)
 
     # ------------------------------------------------------------------------------------------ what both need
