@@ -244,7 +244,8 @@ def baseline(once, pristine: Lab) -> Lab:
 @pytest.fixture
 def lab(pristine: Lab, tmp_path: Path) -> Lab:
     """A fresh lab of the test's own, with a cache of its own, a prepared corpus and a program `quick`."""
-    cache = shutil.copytree(pristine.cache, tmp_path / "lab-cache")
+    at_work = shutil.ignore_patterns("scratch")  # by other tests, whose labs share the cache
+    cache = shutil.copytree(pristine.cache, tmp_path / "lab-cache", ignore=at_work)
     return replace(pristine.copy(tmp_path / "lab"), cache=cache)
 
 

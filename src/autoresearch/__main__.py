@@ -16,6 +16,7 @@ def main() -> NoReturn:
     listen(signal.SIGINT)
     output = sys.stdout = Unbreakable(sys.stdout)
     code = _run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end processes and remove folders
     output.flush()
     sys.exit(code or int(output.broken))
 
