@@ -13,17 +13,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from made_up import TOKEN, token_file
 
 from autoresearch import knobs, program, trial
 from autoresearch.engine.local import LocalEngine
-from autoresearch.records import CorpusView, Program, TokenFile
+from autoresearch.records import CorpusView, Program
 from autoresearch.units import format_size
 
 STEPS = 3
 SCORED = 300_000  # tokens: several batches, since a batch's peak is told when the next one begins
-STORY = 200  # tokens of a document
-TOKEN = 4  # bytes of text that a token stands for
 
 # Behind the baseline's file: the cap, from the first weights on, and in scoring the peak so far, on the scorer's log.
 HELD = """
@@ -45,17 +43,6 @@ def main(run):
     _trains = True
     _main(run)
 """
-
-
-def tokens(path: Path, count: int, vocab_size: int) -> TokenFile:
-    """Made-up documents of STORY tokens each."""
-    bos = vocab_size - 1
-    stream = np.random.default_rng(0).integers(bos, size=count, dtype=np.uint16)
-    stream[STORY - 1 :: STORY] = bos
-    stream.astype("<u2", copy=False).tofile(path)
-    sizes = path.with_suffix(".npy")
-    np.save(sizes, np.where(np.arange(vocab_size) == bos, 0, TOKEN).astype(np.int32))
-    return TokenFile(str(path), vocab_size, bos, count, TOKEN * (count - count // STORY), str(sizes))
 
 
 def main() -> int:
@@ -80,7 +67,9 @@ def main() -> int:
 
         def corpus(size: int) -> CorpusView:
             train, validation = (home / f"{split}.bin" for split in ("train", "validation"))
-            return CorpusView("made up", tokens(train, int(options.tokens), size), tokens(validation, SCORED, size))
+            return CorpusView(
+                "made up", token_file(train, int(options.tokens), size), token_file(validation, SCORED, size)
+            )
 
         engine = LocalEngine(home / "scratch", os.environ, "memory", settings.device)
         engine._bench = replace(engine._bench, memory=int(options.card * 1e9))

@@ -14,27 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from made_up import token_file
 
 from autoresearch import arguments, knobs, trial
 from autoresearch.engine.local import LocalEngine
-from autoresearch.records import CorpusView, Kept, TokenFile, Trial
+from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
 
-STORY = 500  # tokens of a document
-TOKEN = 4  # bytes of text that a token stands for
 SHAPE = {"DEPTH": 8, "ASPECT": 64, "CONTEXT": 2048, "VOCAB_SIZE": 8192}  # the one that figures are given for
-
-
-def tokens(path: Path, count: int, vocab_size: int) -> TokenFile:
-    """Made-up documents of STORY tokens each, whole ones."""
-    count, bos = count // STORY * STORY, vocab_size - 1
-    stream = np.random.default_rng(0).integers(bos, size=count, dtype=np.uint16)
-    stream[STORY - 1 :: STORY] = bos
-    stream.astype("<u2", copy=False).tofile(path)
-    np.save(path.with_suffix(".npy"), np.where(np.arange(vocab_size) == bos, 0, TOKEN).astype(np.int32))
-    text = TOKEN * (count - count // STORY)
-    return TokenFile(str(path), vocab_size, bos, count, text, str(path.with_suffix(".npy")))
 
 
 def size(folder: str) -> float:
@@ -65,8 +52,8 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        validation = tokens(home / "validation.bin", int(options.tokens), vocab_size)
-        corpus = CorpusView("made up", tokens(home / "train.bin", 10_000_000, vocab_size), validation)
+        validation = token_file(home / "validation.bin", int(options.tokens), vocab_size)
+        corpus = CorpusView("made up", token_file(home / "train.bin", 10_000_000, vocab_size), validation)
         engine = LocalEngine(home / "scratch", os.environ, "scoring")
         tip: Kept | None = None
         for run in range(options.repeats):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import variants
+from made_up import token_file
 from torch import Tensor, nn
 
 from autoresearch.engine.device import peak_flops
@@ -151,10 +152,7 @@ def main() -> int:
     )
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokens.bin"
-        np.random.default_rng(0).integers(options.vocabulary, size=TOKENS, dtype=np.uint16).tofile(path)
-        np.save(path.with_suffix(".npy"), np.ones(options.vocabulary, dtype=np.int32))
-        tokens = TokenFile(str(path), options.vocabulary, 0, TOKENS, TOKENS, str(path.with_suffix(".npy")))
+        tokens = token_file(Path(folder) / "tokens.bin", TOKENS, options.vocabulary)
         for variant in options.variants:  # one after the other, each in a process of its own
             with multiprocessing.get_context("spawn").Pool(1) as process:
                 given = (variant, folder, tokens, options.seconds, options.profile)
