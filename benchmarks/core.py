@@ -47,6 +47,7 @@ FIGURES = {  # of a result, times a factor, with so many digits
 HEAD = ["seconds", "variant", "n", "val_bpb", "sd", "sd %", "ratio", *FIGURES]
 BESIDE = 60.0  # seconds that a measurement takes beside its training, at most
 BYTES = 40_000_000  # of text that is scored
+LOG = 2000  # characters of each log's end that are shown when something fails
 
 
 def record(variant: str, seed: int, budget: float, m: Measurement) -> dict[str, Any]:
@@ -129,6 +130,8 @@ class Bench:
             file.write(json.dumps(line) + "\n")
             figure = f"{m.value:.5f}" if m.value else f"{m.outcome}: {m.reason}"
             print(f"{variant}, seed {seed}: {figure} in {m.seconds.get('total', 0.0):.0f} s", flush=True)
+            for log in sorted((folder / "logs").glob("*.log")) if m.value is None else ():
+                print(f"{log.name}: ...{log.read_text()[-LOG:]}", flush=True)
 
 
 def table(lines: Iterable[dict[str, Any]], yardstick: str) -> str:

@@ -56,8 +56,7 @@ UNEMBEDDING_SCALE = 0.005  # the same of the output matrix: so small that the fi
 X0_LAMBDA = 0.05  # [0.0, 0.3]; how much of the embedding each block adds to the stream at first
 
 # Batch.
-BATCH_ROWS = 128  # {16, 32, 64, 128, 256}; rows in an optimizer step, once the batch has grown
-BATCH_RAMP = 0.0  # [0.0, 0.8]; share of the run over which it grows from MICRO_ROWS: early steps are cheap and many
+BATCH_ROWS = 128  # {16, 32, 64, 128, 256}; rows in an optimizer step
 MICRO_ROWS = 64  # {16, 32, 64, 128}; rows in one forward and backward pass
 
 # Step sizes. The first three are for C = 768 and are scaled by (C / 768) ** -0.5; none is scaled with the batch.
@@ -86,7 +85,7 @@ FINAL_LR = 0.05  # [0.0, 0.2]; share of the step size left at the end
 
 HEADS = math.ceil(DEPTH * ASPECT / HEAD_DIM)
 WIDTH = HEADS * HEAD_DIM
-PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step, at most
+PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -131,12 +130,18 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def rotated_norm(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys [B, T, H, D] out of both together, [B, T, 2H, D]: rotated by position, and normalized over D."""
+    """Queries and keys [B, T, H, D] out of both together, [B, T, 2H, D]: rotated by position, normalized over D.
+
+    The slower half of a key's channels, which turn so little that they tell what was there and not where, is that of
+    the token before, and zero in the first. So a head finds what followed the last time in one layer, where it takes
+    two otherwise (Olsson et al. 2022, arXiv:2209.11895) that form late. The idea is of the modded-nanogpt speedruns.
+    """
     if triton and x.is_cuda:
         pair: tuple[Tensor, Tensor] = RotatedNorm.apply(x, table)  # type: ignore[no-untyped-call]
         return pair
     query, key = norm(rotate(x, table)).to(x.dtype).chunk(2, dim=2)
-    return query, key
+    slow = torch.arange(HEAD_DIM, device=x.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
+    return query, torch.where(slow, F.pad(key[:, :-1], (0, 0, 0, 0, 1, 0)), key)
 
 
 class RotatedNorm(torch.autograd.Function):
@@ -146,11 +151,8 @@ class RotatedNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as of `rotated_norm`."""
         query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
-        rows = x.numel() // HEAD_DIM
-        grid = (math.ceil(rows / KERNEL_ROWS),)
-        rotated_norm_forward[grid](
-            x, table, query, key, rows, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS
-        )  # fmt: skip
+        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS)
+        rotated_norm_forward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, *sizes)
         ctx.save_for_backward(x, table)
         return query, key
 
@@ -160,12 +162,32 @@ class RotatedNorm(torch.autograd.Function):
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
-        rows = x.numel() // HEAD_DIM
-        grid = (math.ceil(rows / KERNEL_ROWS),)
-        rotated_norm_backward[grid](
-            x, table, query, key, result, rows, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS
-        )  # fmt: skip
+        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS)
+        rotated_norm_backward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, result, *sizes)
         return result, None
+
+
+class CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of the logits x @ weight.T, squashed, on CUDA. The gradient is made along with the loss, where
+    the logits were: they are passed over once, and no more than once in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """x[N, C], weight[V, C] and targets[N] -> float32[]."""
+        weight = weight.to(x.dtype)
+        logits = x @ weight.T
+        losses = torch.empty(len(x), device=x.device)
+        block = triton.next_power_of_2(VOCAB_SIZE)
+        cross_entropy[(len(x),)](logits, targets, losses, SOFTCAP, VOCAB_SIZE, block, num_warps=8)
+        ctx.save_for_backward(x, weight, logits)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """From the gradient of the mean to those of x and weight."""
+        x, weight, of_logits = ctx.saved_tensors
+        scale = gradients[0] / len(x)
+        return (of_logits @ weight).mul_(scale), (of_logits.T @ x).float().mul_(scale), None
 
 
 KERNEL_ROWS = 32  # heads of a token that one program of the kernels takes; channels lie side by side in halves
@@ -173,29 +195,40 @@ KERNEL_ROWS = 32  # heads of a token that one program of the kernels takes; chan
 if triton:
 
     @triton.jit  # type: ignore[untyped-decorator]
+    def places(program, rows, length, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """Of `block` of all `rows` heads of tokens, queries and keys alike, [block, half] or [block, 1]: where the left
+        channels lie in x, and where among queries or keys; which are inside; which of them queries, and which keys;
+        what is rotated off the end of a key, and so the zero at its beginning; and where the angles lie."""
+        row = program * block + tl.arange(0, block)[:, None]
+        channel = tl.arange(0, half)[None, :]
+        token, head = row // (2 * heads), row % (2 * heads)
+        position = token % length
+        inside = row < rows
+        is_key = head >= heads
+        moved = is_key & (channel >= half // 2)
+        last = position == length - 1
+        token = token.to(tl.int64) + tl.where(moved, tl.where(last, 1 - length, 1), 0)
+        here = row.to(tl.int64) * (2 * half) + channel
+        there = (token * heads + head % heads) * (2 * half) + channel
+        return here, there, inside, inside & (is_key == 0), inside & is_key, moved & last, position * half + channel
+
+    @triton.jit  # type: ignore[untyped-decorator]
     def rotated_norm_forward(  # type: ignore[no-untyped-def]  # noqa: ANN201
         x, table, query, key, rows, length,  # noqa: ANN001
         context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
-        """A program turns and normalizes `block` of all `rows` heads of tokens, queries and keys alike."""
-        row = tl.program_id(0) * block + tl.arange(0, block)
-        channel = tl.arange(0, half)[None, :]
-        token, head = row // (2 * heads), row % (2 * heads)
-        inside = (row < rows)[:, None]
-        source = x + row.to(tl.int64)[:, None] * (2 * half) + channel
-        left = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-        right = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
-        angle = table + (token % length)[:, None] * half + channel
-        cos, sin = tl.load(angle), tl.load(angle + context * half)
+        """A program turns and normalizes a block."""
+        here, there, inside, of_query, of_key, off, angle = places(tl.program_id(0), rows, length, heads, half, block)
+        left = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
+        right = tl.load(x + here + half, mask=inside, other=0.0).to(tl.float32)
+        cos, sin = tl.load(table + angle), tl.load(table + angle + context * half)
         scale = tl.rsqrt((tl.sum(left * left, 1) + tl.sum(right * right, 1)) / (2 * half) + 1e-6)[:, None]
-        first = (left * cos - right * sin) * scale
-        second = (left * sin + right * cos) * scale
-        place = (token.to(tl.int64) * heads + head % heads)[:, None] * (2 * half) + channel
-        of_query, of_key = inside & (head < heads)[:, None], inside & (head >= heads)[:, None]
-        tl.store(query + place, first, mask=of_query)
-        tl.store(query + place + half, second, mask=of_query)
-        tl.store(key + place, first, mask=of_key)
-        tl.store(key + place + half, second, mask=of_key)
+        first = tl.where(off, 0.0, (left * cos - right * sin) * scale)
+        second = tl.where(off, 0.0, (left * sin + right * cos) * scale)
+        tl.store(query + there, first, mask=of_query)
+        tl.store(query + there + half, second, mask=of_query)
+        tl.store(key + there, first, mask=of_key)
+        tl.store(key + there + half, second, mask=of_key)
 
     @triton.jit  # type: ignore[untyped-decorator]
     def rotated_norm_backward(  # type: ignore[no-untyped-def]  # noqa: ANN201
@@ -203,20 +236,14 @@ if triton:
         context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
         """The same backwards: turned back, and without the part along x, which the norm takes out."""
-        row = tl.program_id(0) * block + tl.arange(0, block)
-        channel = tl.arange(0, half)[None, :]
-        token, head = row // (2 * heads), row % (2 * heads)
-        inside = (row < rows)[:, None]
-        here = row.to(tl.int64)[:, None] * (2 * half) + channel
+        here, there, inside, of_query, of_key, off, angle = places(tl.program_id(0), rows, length, heads, half, block)
         left = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
         right = tl.load(x + here + half, mask=inside, other=0.0).to(tl.float32)
-        place = (token.to(tl.int64) * heads + head % heads)[:, None] * (2 * half) + channel
-        of_query, of_key = inside & (head < heads)[:, None], inside & (head >= heads)[:, None]
-        first = tl.load(query + place, mask=of_query, other=0.0) + tl.load(key + place, mask=of_key, other=0.0)
-        place += half
-        second = tl.load(query + place, mask=of_query, other=0.0) + tl.load(key + place, mask=of_key, other=0.0)
-        angle = table + (token % length)[:, None] * half + channel
-        cos, sin = tl.load(angle), tl.load(angle + context * half)
+        of_key = of_key & (off == 0)
+        first = tl.load(query + there, mask=of_query, other=0.0) + tl.load(key + there, mask=of_key, other=0.0)
+        there += half
+        second = tl.load(query + there, mask=of_query, other=0.0) + tl.load(key + there, mask=of_key, other=0.0)
+        cos, sin = tl.load(table + angle), tl.load(table + angle + context * half)
         turned_left = first.to(tl.float32) * cos + second.to(tl.float32) * sin
         turned_right = second.to(tl.float32) * cos - first.to(tl.float32) * sin
         mean_square = (tl.sum(left * left, 1) + tl.sum(right * right, 1)) / (2 * half) + 1e-6
@@ -224,6 +251,20 @@ if triton:
         scale = tl.rsqrt(mean_square)[:, None]
         tl.store(result + here, (turned_left - left * along[:, None]) * scale, mask=inside)
         tl.store(result + here + half, (turned_right - right * along[:, None]) * scale, mask=inside)
+
+    @triton.jit  # type: ignore[untyped-decorator]
+    def cross_entropy(logits, targets, losses, cap, size: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """A program takes one token: its loss, and its logits' gradient in their place."""
+        row, column = tl.program_id(0).to(tl.int64), tl.arange(0, block)
+        place, inside = logits + row * size + column, column < size
+        squashed = 2 * tl.sigmoid(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)) - 1  # tanh
+        top = tl.max(tl.where(inside, squashed, -1.0), 0)
+        odds = tl.where(inside, tl.exp((squashed - top) * cap), 0.0)
+        total = tl.sum(odds, 0)
+        hit = column == tl.load(targets + row)
+        tl.store(losses + row, tl.log(total) + (top - tl.sum(tl.where(hit, squashed, 0.0), 0)) * cap)
+        gradient = (odds / total - tl.where(hit, 1.0, 0.0)) * (1 - squashed * squashed)
+        tl.store(place, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
 # ---------------------------------------------------------------------------------------------------- attention
@@ -385,12 +426,17 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token."""
-        loss: Tensor = fused(GPT.cross_entropy, tokens.device)(self, *self.stream(tokens), targets)
-        return loss
+        targets = targets.flatten()
+        if triton and tokens.is_cuda:
+            x = fused(GPT.readout, tokens.device)(self, *self.stream(tokens)).flatten(0, 1)
+            loss: Tensor = CrossEntropy.apply(x, self.unembedding.weight, targets)  # type: ignore[no-untyped-call]
+            return loss
+        return F.cross_entropy(self(tokens).flatten(0, 1), targets)
 
     def stream(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The stream at the end and at half depth, [B, T, C] each."""
-        x = x0 = middle = fused(GPT.embed, tokens.device)(self, tokens)
+        x, x0 = fused(GPT.embed, tokens.device)(self, tokens)
+        middle = x
         ids = (tokens, pairs_of(tokens)) if NGRAM_ROWS else (tokens,)
         for layer, block in enumerate(self.blocks):
             x = block(x, x0, ids, self.rotary)
@@ -398,18 +444,18 @@ class GPT(nn.Module):
                 middle = x
         return x, middle
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         x = norm(self.embedding(tokens)).to(self.dtype)
         share = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear(x[..., :GATE_CHANNELS]))
-        return x + share * F.pad(x[:, :-1], (0, 0, 1, 0))
+        x = x + share * F.pad(x[:, :-1], (0, 0, 1, 0))
+        return x, x.clone()  # or the first block, given one tensor twice, would be compiled apart
+
+    def readout(self, x: Tensor, middle: Tensor) -> Tensor:
+        return norm(x - self.backout_lambda.to(x.dtype) * middle)
 
     def logits(self, x: Tensor, middle: Tensor) -> Tensor:
-        x = x - self.backout_lambda.to(x.dtype) * middle
-        logits: Tensor = self.unembedding(norm(x)).float()
+        logits: Tensor = self.unembedding(self.readout(x, middle)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
-
-    def cross_entropy(self, x: Tensor, middle: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(x, middle).flatten(0, 1), targets.flatten())
 
     def active_parameters(self) -> int:
         """What one token's forward pass uses: all but the rows of tables that are another token's."""
@@ -578,11 +624,6 @@ def muon_momentum(progress: float) -> float:
     return MOMENTUM_START + (MUON_MOMENTUM - MOMENTUM_START) * min(1.0, progress / max(MOMENTUM_WARMUP, 1e-6))
 
 
-def passes(progress: float) -> int:
-    """Of the next optimizer step: PASSES, and over the first BATCH_RAMP of the budget evenly up from one."""
-    return PASSES if progress >= BATCH_RAMP else max(1, math.ceil(PASSES * progress / BATCH_RAMP))
-
-
 # ---------------------------------------------------------------------------------------------------- training
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # inputs and targets, int64 [rows, T], on the device
@@ -620,13 +661,11 @@ def steps(model: GPT, optimizer: Optimizer, batches: Batches, progress: Callable
     Nothing here waits for the device: losses stay on it, and the next batch is prepared while it works.
     """
     losses: list[Tensor] = []
-    count = 0
     for tokens, targets in batches:
-        count = count if losses else passes(progress())
         loss = model.loss(tokens, targets)
-        (loss / count).backward()  # type: ignore[no-untyped-call]
+        (loss / PASSES).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
-        if len(losses) == count:
+        if len(losses) == PASSES:
             optimizer.step(progress())
             yield torch.stack(losses).mean()
             losses.clear()

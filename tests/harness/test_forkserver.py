@@ -18,6 +18,7 @@ import torch
 from autoresearch import forks
 from autoresearch.engine import caches
 from autoresearch.engine.forkserver import ForkServer
+from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.errors import EngineError
 from autoresearch.forks import FIRST, LOST, MARKER, Gone
 from autoresearch.records import TokenFile, TrainTask
@@ -127,22 +128,28 @@ def test_the_compiler_is_not_imported_for_nothing_and_no_thread_is_there_to_be_l
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(tmp_path):
+@pytest.mark.parametrize("named", ["by place", "by UUID"])
+def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(named, tmp_path):
     code = (
         "assert 'torch._inductor.compile_fx' in sys.modules\n"
         "import torch\n"
+        "assert torch.cuda.device_count() == 1\n"
         "ones = torch.ones(1000, device='cuda')\n"
         "print(float(torch.compile(lambda x: (x * 2 + 1).relu())(ones).sum()), flush=True)\n"
         "os._exit(5)"
     )
-    server = ForkServer("cuda", tmp_path / "scratch", os.environ)
+    gpus = visible_gpus(os.environ)
+    last = gpus[-1].uuid if named == "by UUID" else os.environ.get(VISIBLE, str(len(gpus) - 1)).split(",")[-1]
+    server = ForkServer("cuda", tmp_path / "scratch", os.environ | {VISIBLE: last})
     try:
         for name in ("one", "two"):
-            env = {**os.environ, **caches.variables(tmp_path / name)}
+            env = {**os.environ, VISIBLE: last, **caches.variables(tmp_path / name)}
             task = Task(server, tmp_path / name, code, **env)
             assert task.end() == 5, (task.folder / "fault.json").read_text()
             assert task.file("log").endswith("3000.0")
-        assert psutil.Process(server.pid).num_threads() == 1
+        assert "nvidia-ml" not in Path(f"/proc/{server.pid}/maps").read_text()  # it would be broken in the children
+        names = [task.joinpath("comm").read_text() for task in Path(f"/proc/{server.pid}/task").iterdir()]
+        assert len(names) == 1, names
     finally:
         server.close()
 

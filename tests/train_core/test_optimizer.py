@@ -145,17 +145,3 @@ def test_momentum_rises(load):
     shares = [core.muon_momentum(progress) for progress in (0.0, 0.1, 0.2, 0.7, 1.0)]
     assert shares == pytest.approx([0.85, 0.9, 0.95, 0.95, 0.95])
     assert load(MOMENTUM_WARMUP=0.0, MUON_MOMENTUM=0.95).muon_momentum(0.01) == pytest.approx(0.95)
-
-
-@pytest.mark.parametrize(
-    ("rows", "micro", "ramp", "most"),
-    [(8, 2, 0.4, 4), (8, 8, 0.4, 1), (4, 8, 0.4, 1), (12, 8, 0.8, 2), (64, 2, 0.8, 32), (8, 2, 0.0, 4)],
-)
-def test_the_batch_grows_evenly_from_one_pass_to_all(load, rows, micro, ramp, most):
-    core = load(BATCH_ROWS=rows, MICRO_ROWS=micro, BATCH_RAMP=ramp)
-    assert most == core.PASSES
-    counts = [core.passes(thousandth / 1000) for thousandth in range(1001)]
-    assert counts[0] == (1 if ramp else most) and counts == sorted(counts)
-    assert set(counts[int(1000 * ramp) + 1 :]) == {most}
-    for number in range(1, most + 1) if ramp else ():  # each size for its share of the ramp
-        assert counts[: int(1000 * ramp)].count(number) == pytest.approx(1000 * ramp / most, abs=1.01)

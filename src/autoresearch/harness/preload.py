@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import sys
+from unittest import mock
 
 _ALL = (
     *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),  # and with them torch
@@ -53,7 +54,8 @@ _COMPILER = (
     "triton.compiler.compiler",
     "triton.language",
 )
-# While it is imported: one compile thread, or else a pool of processes would be started; no cuInit to look for a GPU.
+# While it is imported: one compile thread, or else a pool of processes would be started; and whoever looks for a GPU is
+# told of one, without asking: neither CUDA nor NVML, once woken, does its work in a forked process.
 _MEANWHILE = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
@@ -64,11 +66,13 @@ def preload(device: str) -> None:
     for name in _ALL:
         importlib.import_module(name)
     if device == "cuda":
-        for name in _COMPILER:
-            with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
-                importlib.import_module(name)
-        with contextlib.suppress(ImportError):
-            _hash_sources()
+        with mock.patch("torch.cuda._device_count_nvml", lambda: 1, create=True):
+            for name in _COMPILER:
+                with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
+                    importlib.import_module(name)
+            for prepare in (_hash_sources, _load_driver):
+                with contextlib.suppress(Exception):
+                    prepare()
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
@@ -86,6 +90,13 @@ def compile_in_parallel(ahead: bool) -> None:
     config.compile_threads = config.decide_compile_threads()
     if ahead:
         AsyncCompile.warm_pool()
+
+
+def _load_driver() -> None:
+    """Triton's own way to the driver is in C, which it compiles where it finds no cache, as in a sealed process."""
+    from triton.runtime import driver
+
+    driver.active.utils  # noqa: B018
 
 
 def _hash_sources() -> None:
