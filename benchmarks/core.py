@@ -86,7 +86,7 @@ class Bench:
         self.lock = threading.Lock()
         done = {(line["variant"], line["seed"], line["budget"]) for line in self.lines() if line["outcome"] == "scored"}
         self.jobs: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        for seed in range(1, options.seeds + 1):
+        for seed in range(options.first, options.first + options.seeds):
             for variant in options.variants:
                 if (variant, seed, self.budget) not in done:
                     self.jobs.put((variant, seed))
@@ -165,6 +165,7 @@ def main() -> int:
     parser.add_argument("corpus", help="prepared before")
     parser.add_argument("variants", nargs="+", metavar="VARIANT")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=1, help="of the seeds")
     parser.add_argument("--budget", default="90s", help="training time of each")
     parser.add_argument("--steps", type=int, help="optimizer steps that end a training, if they come before its budget")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of every variant")

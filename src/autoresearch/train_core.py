@@ -168,8 +168,7 @@ class RotatedNorm(torch.autograd.Function):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of the logits x @ weight.T, squashed, on CUDA. The gradient is made along with the loss, where
-    the logits were: they are passed over once, and no more than once in memory."""
+    """Mean cross-entropy of logits x @ weight.T, squashed, on CUDA; the gradient is made with it, in their place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -196,9 +195,8 @@ if triton:
 
     @triton.jit  # type: ignore[untyped-decorator]
     def places(program, rows, length, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Of `block` of all `rows` heads of tokens, queries and keys alike, [block, half] or [block, 1]: where the left
-        channels lie in x, and where among queries or keys; which are inside; which of them queries, and which keys;
-        what is rotated off the end of a key, and so the zero at its beginning; and where the angles lie."""
+        """Of a block of heads of tokens, query and key alike: where left channels lie in x, and in query or key, what
+        is inside, a query, a key; what falls off a key's end, and is the zero at its beginning; and the angles."""
         row = program * block + tl.arange(0, block)[:, None]
         channel = tl.arange(0, half)[None, :]
         token, head = row // (2 * heads), row % (2 * heads)
