@@ -46,6 +46,7 @@ MLP_RATIO = 4  # [2, 6]; hidden channels of the MLP per channel of the stream
 WINDOW_PATTERN = "SSSSL"  # {"L", "SL", "SSL", "SSSL", "SSSSL", "S"}; short or long by layer; the last is always long
 WINDOW_DIVISOR = 8  # {2, 4, 8, 16}; a short window is CONTEXT divided by this
 ROPE_BASE = 200000.0  # [10000.0, 1000000.0] log; of the rotary wavelengths, which grow to 2 pi times this many tokens
+LATE_SHARE = 0.5  # {0.0, 0.25, 0.5}; share of a key's channels, the slowest, that are those of the token before
 GATE_CHANNELS = 32  # channels of the stream that a gate is read from
 NGRAM_ROWS = 0  # rows of each table of token pairs per entry of the vocabulary; 0: none. They memorize repeated text
 SOFTCAP = 15.0  # [8.0, 30.0] log; logits are squashed into plus or minus this
@@ -85,6 +86,7 @@ FINAL_LR = 0.05  # [0.0, 0.2]; share of the step size left at the end
 
 HEADS = math.ceil(DEPTH * ASPECT / HEAD_DIM)
 WIDTH = HEADS * HEAD_DIM
+LATE_PAIRS = int(LATE_SHARE * HEAD_DIM / 2)  # of channels that are rotated together
 PASSES = math.ceil(BATCH_ROWS / MICRO_ROWS)  # forward and backward passes in an optimizer step
 
 
@@ -132,16 +134,16 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 def rotated_norm(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys [B, T, H, D] out of both together, [B, T, 2H, D]: rotated by position, normalized over D.
 
-    The slower half of a key's channels, which turn so little that they tell what was there and not where, is that of
-    the token before, and zero in the first. So a head finds what followed the last time in one layer, where it takes
+    LATE_SHARE of a key's channels, which turn so slowly that they tell what was there and not where, are those of the
+    token before, and zero in the first. So a head finds what followed the last time in one layer, where it takes
     two otherwise (Olsson et al. 2022, arXiv:2209.11895) that form late. The idea is of the modded-nanogpt speedruns.
     """
     if triton and x.is_cuda:
         pair: tuple[Tensor, Tensor] = RotatedNorm.apply(x, table)  # type: ignore[no-untyped-call]
         return pair
     query, key = norm(rotate(x, table)).to(x.dtype).chunk(2, dim=2)
-    slow = torch.arange(HEAD_DIM, device=x.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
-    return query, torch.where(slow, F.pad(key[:, :-1], (0, 0, 0, 0, 1, 0)), key)
+    late = torch.arange(HEAD_DIM, device=x.device) % (HEAD_DIM // 2) >= HEAD_DIM // 2 - LATE_PAIRS
+    return query, torch.where(late, F.pad(key[:, :-1], (0, 0, 0, 0, 1, 0)), key)
 
 
 class RotatedNorm(torch.autograd.Function):
@@ -151,7 +153,7 @@ class RotatedNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as of `rotated_norm`."""
         query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
-        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS)
+        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
         rotated_norm_forward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, *sizes)
         ctx.save_for_backward(x, table)
         return query, key
@@ -162,7 +164,7 @@ class RotatedNorm(torch.autograd.Function):
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
-        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, KERNEL_ROWS)
+        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
         rotated_norm_backward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, result, *sizes)
         return result, None
 
@@ -194,16 +196,16 @@ KERNEL_ROWS = 32  # heads of a token that one program of the kernels takes; chan
 if triton:
 
     @triton.jit  # type: ignore[untyped-decorator]
-    def places(program, rows, length, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Of a block of heads of tokens, query and key alike: where left channels lie in x, and in query or key, what
+    def places(rows, length, heads: tl.constexpr, half: tl.constexpr, late: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """Of a program's heads of tokens, query and key alike: where left channels lie in x, and in query or key, what
         is inside, a query, a key; what falls off a key's end, and is the zero at its beginning; and the angles."""
-        row = program * block + tl.arange(0, block)[:, None]
+        row = tl.program_id(0) * block + tl.arange(0, block)[:, None]
         channel = tl.arange(0, half)[None, :]
         token, head = row // (2 * heads), row % (2 * heads)
         position = token % length
         inside = row < rows
         is_key = head >= heads
-        moved = is_key & (channel >= half // 2)
+        moved = is_key & (channel >= half - late)
         last = position == length - 1
         token = token.to(tl.int64) + tl.where(moved, tl.where(last, 1 - length, 1), 0)
         here = row.to(tl.int64) * (2 * half) + channel
@@ -213,10 +215,10 @@ if triton:
     @triton.jit  # type: ignore[untyped-decorator]
     def rotated_norm_forward(  # type: ignore[no-untyped-def]  # noqa: ANN201
         x, table, query, key, rows, length,  # noqa: ANN001
-        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, late: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
         """A program turns and normalizes a block."""
-        here, there, inside, of_query, of_key, off, angle = places(tl.program_id(0), rows, length, heads, half, block)
+        here, there, inside, of_query, of_key, off, angle = places(rows, length, heads, half, late, block)
         left = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
         right = tl.load(x + here + half, mask=inside, other=0.0).to(tl.float32)
         cos, sin = tl.load(table + angle), tl.load(table + angle + context * half)
@@ -231,10 +233,10 @@ if triton:
     @triton.jit  # type: ignore[untyped-decorator]
     def rotated_norm_backward(  # type: ignore[no-untyped-def]  # noqa: ANN201
         x, table, query, key, result, rows, length,  # noqa: ANN001
-        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+        context: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, late: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
         """The same backwards: turned back, and without the part along x, which the norm takes out."""
-        here, there, inside, of_query, of_key, off, angle = places(tl.program_id(0), rows, length, heads, half, block)
+        here, there, inside, of_query, of_key, off, angle = places(rows, length, heads, half, late, block)
         left = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
         right = tl.load(x + here + half, mask=inside, other=0.0).to(tl.float32)
         of_key = of_key & (off == 0)

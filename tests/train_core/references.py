@@ -35,16 +35,17 @@ def normalized(x: Tensor) -> Tensor:
 
 def rotated_norm(core: ModuleType, x: Tensor) -> tuple[Tensor, Tensor]:
     heads = x.size(2) // 2
-    return normalized(turned(core, x[:, :, :heads])), late(normalized(turned(core, x[:, :, heads:])))
+    return normalized(turned(core, x[:, :, :heads])), late(core, normalized(turned(core, x[:, :, heads:])))
 
 
-def late(key: Tensor) -> Tensor:
-    """Keys [B, T, H, D] whose slow channels, the second and the fourth quarter of D, are a token late."""
-    _, second, _, fourth = late = [part.clone() for part in key.chunk(4, dim=-1)]
-    for part, old in ((second, key.chunk(4, dim=-1)[1]), (fourth, key.chunk(4, dim=-1)[3])):
-        for t in range(key.size(1)):
-            part[:, t] = old[:, t - 1] if t else 0
-    return torch.cat(late, dim=-1)
+def late(core: ModuleType, key: Tensor) -> Tensor:
+    """Keys [B, T, H, D] in which the slowest pairs of channels are a token late."""
+    slowest = sorted(range(core.HEAD_DIM), key=lambda channel: channel % (core.HEAD_DIM // 2))
+    moved = key.clone()
+    for channel in slowest[len(slowest) - round(core.LATE_SHARE * core.HEAD_DIM) :]:
+        moved[:, 0, :, channel] = 0
+        moved[:, 1:, :, channel] = key[:, :-1, :, channel]
+    return moved
 
 
 def logits(core: ModuleType, model: nn.Module, tokens: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def logits(core: ModuleType, model: nn.Module, tokens: Tensor) -> Tensor:
             if (core.DEPTH - 1 - layer) % 2 == 0:
                 table = weights[f"{at}.attention.tables.{number}.weight"][rows].view(heads)
                 value = value + gate(f"{at}.attention.table_gates.{number}", h) * table
-        seen = dense_attention(query, late(key), value, core.window_of(layer)) * gate(f"{at}.attention.gate", h)
+        seen = dense_attention(query, late(core, key), value, core.window_of(layer)) * gate(f"{at}.attention.gate", h)
         x = x + times(f"{at}.attention.out", seen.flatten(2))
         x = x + times(f"{at}.mlp.down", F.relu(times(f"{at}.mlp.up", normalized(x))).square())
         middle = x if layer == (core.DEPTH - 1) // 2 else middle

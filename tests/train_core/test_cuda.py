@@ -23,9 +23,9 @@ def graphs() -> int:
 
 @pytest.mark.parametrize("head", [32, 64, 128])
 @pytest.mark.parametrize("length", [1, 100, 256])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_kernel_rotates_and_normalizes(load, head, length, dtype):
-    core = load(CONTEXT=256, HEAD_DIM=head, ASPECT=head, DEPTH=3)
+@pytest.mark.parametrize(("dtype", "share"), [(torch.bfloat16, 0.5), (torch.float32, 0.5), (torch.float32, 0.0)])
+def test_the_kernel_rotates_and_normalizes(load, head, length, dtype, share):
+    core = load(CONTEXT=256, HEAD_DIM=head, ASPECT=head, DEPTH=3, LATE_SHARE=share)
     table = core.rotary_table().cuda()
     x = torch.randn(3, length, 2 * core.HEADS, head, device="cuda").to(dtype).requires_grad_()
     ours, exact = core.rotated_norm(x, table), references.rotated_norm(core, x)

@@ -6,9 +6,10 @@ import torch
 from tests.train_core import references
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize(("length", "head"), [(64, 32), (37, 32), (1, 64), (64, 128)])
-def test_queries_and_keys_are_rotated_and_normalized(load, length, head):
-    core = load(HEAD_DIM=head, ASPECT=head)
+def test_queries_and_keys_are_rotated_and_normalized(load, length, head, share):
+    core = load(HEAD_DIM=head, ASPECT=head, LATE_SHARE=share)
     torch.manual_seed(0)
     x = torch.randn(2, length, 2 * core.HEADS, head, requires_grad=True)
     ours, exact = core.rotated_norm(x, core.rotary_table()), references.rotated_norm(core, x)
