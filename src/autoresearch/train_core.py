@@ -445,10 +445,11 @@ class GPT(nn.Module):
         return x, middle
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C], twice: given one tensor as the stream and as x0, the first block would be compiled apart."""
         x = norm(self.embedding(tokens)).to(self.dtype)
         share = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear(x[..., :GATE_CHANNELS]))
         x = x + share * F.pad(x[:, :-1], (0, 0, 1, 0))
-        return x, x.clone()  # or the first block, given one tensor twice, would be compiled apart
+        return x, x.clone()
 
     def readout(self, x: Tensor, middle: Tensor) -> Tensor:
         return norm(x - self.backout_lambda.to(x.dtype) * middle)
