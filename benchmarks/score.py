@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from autoresearch.records import ScoreResult
+from autoresearch.tasks import ScoreResult
 from tests.harness import zoo
 from tests.harness.scoring import score
 

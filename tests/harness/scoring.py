@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.forks import FIRST, MARKER
-from autoresearch.records import ScoreResult, ScoreTask
+from autoresearch.tasks import ScoreResult, ScoreTask
 from tests.harness import zoo
 
 ENVIRON = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}

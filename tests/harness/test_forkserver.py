@@ -21,7 +21,8 @@ from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.errors import EngineError
 from autoresearch.forks import FIRST, LOST, MARKER, Gone
-from autoresearch.records import TokenFile, TrainTask
+from autoresearch.records import TokenFile
+from autoresearch.tasks import TrainTask
 from tests.harness import zoo
 from tests.harness.memory import holds
 from tests.harness.scoring import ENVIRON, score

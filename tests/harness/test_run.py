@@ -9,7 +9,7 @@ from torch import nn
 from autoresearch.harness.candidate import Failure
 from autoresearch.harness.files import Phases
 from autoresearch.harness.run import Run
-from autoresearch.records import TrainTask
+from autoresearch.tasks import TrainTask
 
 
 @pytest.fixture

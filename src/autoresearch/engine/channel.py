@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autoresearch.engine.files import RECORD, parse_record
-from autoresearch.records import ScoreResult
+from autoresearch.tasks import ScoreResult
 
 
 class Channel:

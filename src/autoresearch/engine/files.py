@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter
 
-from autoresearch.records import Fault, ScoreResult, TrainResult
+from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 T = TypeVar("T", TrainResult, Fault, ScoreResult)
 

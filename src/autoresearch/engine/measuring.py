@@ -18,17 +18,8 @@ from autoresearch.engine.files import open_plain, read_record, remove
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.forks import FIRST, Mode
-from autoresearch.records import (
-    Fault,
-    Kept,
-    Measurement,
-    Progress,
-    ScoreResult,
-    ScoreTask,
-    TrainResult,
-    TrainTask,
-    Trial,
-)
+from autoresearch.records import Kept, Measurement, Progress, Trial
+from autoresearch.tasks import Fault, ScoreResult, ScoreTask, TrainResult, TrainTask
 
 Watch = Callable[[Progress], None]
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from autoresearch.engine.device import peak_flops
-from autoresearch.records import Fault, Measurement, Point, ScoreResult, TrainResult, Trial
+from autoresearch.records import Measurement, Point, Trial
+from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 
 def trained(trial: Trial, harness: str, curve: tuple[Point, ...], result: TrainResult | None) -> Measurement:

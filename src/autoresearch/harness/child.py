@@ -20,7 +20,7 @@ from autoresearch.harness.forkserver import ForkServer, fork_server
 from autoresearch.harness.preload import compile_in_parallel, preload
 from autoresearch.harness.supervise import end_as
 from autoresearch.harness.wire import ServeTask
-from autoresearch.records import ScoreTask, TrainTask
+from autoresearch.tasks import ScoreTask, TrainTask
 
 
 def main(device: str, fd: int) -> None:

@@ -15,7 +15,7 @@ from autoresearch.harness.clock import Clock
 from autoresearch.harness.curve import Curve
 from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.harness.files import Phases
-from autoresearch.records import TrainResult, TrainTask
+from autoresearch.tasks import TrainResult, TrainTask
 
 _HASHED = 16384  # numbers of each tensor, about, that go into the weights' hash
 

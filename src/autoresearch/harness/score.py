@@ -24,7 +24,8 @@ from autoresearch.harness.sampling import Floats, Sample
 from autoresearch.harness.server import Server
 from autoresearch.harness.validation import Validation
 from autoresearch.harness.wire import Refused, ServeTask, write_all
-from autoresearch.records import Audit, ScoreResult, ScoreTask
+from autoresearch.records import Audit
+from autoresearch.tasks import ScoreResult, ScoreTask
 
 OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd of bf16 eager against compiled
 MEAN = 0.001  # nats, and ...

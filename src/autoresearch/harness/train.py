@@ -13,7 +13,7 @@ from autoresearch.harness import candidate
 from autoresearch.harness.candidate import Failure
 from autoresearch.harness.files import Phases, write_record
 from autoresearch.harness.run import Run
-from autoresearch.records import Fault, TrainTask
+from autoresearch.tasks import Fault, TrainTask
 
 _PHASE_NAMES = {
     "import": "import",

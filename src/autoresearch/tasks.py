@@ -1,0 +1,86 @@
+"""What the engine and the processes it starts say to each other, as JSON: tasks one way, results the other.
+
+A process's word is not taken for it: results are read as untrusted files, and checked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from autoresearch.records import Audit, TokenFile
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """What the training child is told, as JSON. It names no held-out file."""
+
+    source: str  # path of the exported file
+    folder: str  # the only place it may write: events.jsonl, result.json, weights.safetensors
+    seed: int
+    device: str  # cpu, cuda, mps
+    budget: float  # seconds
+    max_steps: int | None
+    tokens: TokenFile
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """What the scorer is told, as JSON. It hands the candidate's processes rows, never a path to them."""
+
+    source: str
+    weights: str
+    folder: str  # for what its own children are told
+    device: str
+    context: int
+    tokens: TokenFile  # the validation split
+    validation: int  # bytes of text to score at most, whole documents
+    audit: int
+    incumbent: str | None
+    limit: float  # seconds the whole scoring may take
+    result: int  # file descriptor: takes the ScoreResult, one line of JSON
+    losses: int  # file descriptor: takes the losses (.npz)
+    memory: int | None = None  # bytes the GPU has
+    rows: int | None = None  # rows per batch; None: as many as suit the device
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What training left behind, as the harness saw it."""
+
+    seconds: Mapping[str, float]  # import, build, warmup, train, save
+    steps: int
+    tokens: int
+    parameters: int
+    active_parameters: int | None  # that one token's forward uses, as the model says: informational
+    peak_memory: int | None  # bytes
+    flops_per_token: float | None  # forward and backward, as the model says: informational
+    loss: float | None  # last reported, nats per token
+    device_name: str
+    device_uuid: str | None
+    torch_version: str
+    start_hash: str  # of the weights when the clock started
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How training ended when it did not end well, in the words of the training process."""
+
+    phase: str
+    reason: str  # one line
+    traceback: str | None = None  # bounded tail
+    result: TrainResult | None = None  # what was known by then
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """What the scorer found."""
+
+    outcome: Literal["scored", "crashed", "quarantined"]
+    reason: str | None = None  # of a crash or a quarantine; safe to show, never the candidate's own words
+    value: float | None = None  # bits per byte, corrected by the audit where that is significant
+    claim: float | None = None  # bits per byte as the open process claimed
+    targets: int | None = None
+    bytes: int | None = None
+    audit: Audit | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
