@@ -123,14 +123,15 @@ class Bench:
         )
         view = store.open(self.options.corpus, self.cache).view(vocab_size)
         folder = scratch / "kept" / str(abs(hash(source)))
+        logs = folder / f"logs-{seed}"
         kept = Kept(*(str(folder / part) for part in ("weights", "losses", "train-cache", "open-cache")))
-        m = engine.measure(Trial(source, seed, vocab_size, context, view, settings, kept, kept, str(folder / "logs")))
+        m = engine.measure(Trial(source, seed, vocab_size, context, view, settings, kept, kept, str(logs)))
         line = record(variant, seed, self.budget, m)
         with self.lock, self.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
             figure = f"{m.value:.5f}" if m.value else f"{m.outcome}: {m.reason}"
             print(f"{variant}, seed {seed}: {figure} in {m.seconds.get('total', 0.0):.0f} s", flush=True)
-            for log in sorted((folder / "logs").glob("*.log")) if m.value is None else ():
+            for log in sorted(logs.glob("*.log")) if m.value is None else ():
                 print(f"{log.name}: ...{log.read_text()[-LOG:]}", flush=True)
 
 

@@ -64,7 +64,7 @@ class Run:
     def __init__(self, tokens: TokenFile, seconds: float, profile: bool) -> None:
         self.seed = 1
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = 0.5  # as if a batch that grows had grown
+        self.progress = 0.5  # of a budget, whatever the schedule makes of it
         self.model: nn.Module | None = None
         self.tokens = 0
         self.steps, self.gathers = Marks(self.device), Marks(self.device)

@@ -134,9 +134,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 def rotated_norm(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys [B, T, H, D] out of both together, [B, T, 2H, D]: rotated by position, normalized over D.
 
-    LATE_SHARE of a key's channels, which turn so slowly that they tell what was there and not where, are those of the
-    token before, and zero in the first. So a head finds what followed the last time in one layer, where it takes
-    two otherwise (Olsson et al. 2022, arXiv:2209.11895) that form late. The idea is of the modded-nanogpt speedruns.
+    LATE_SHARE of a key's channels, the slowest, are those of the token before, and zero in the first: so one layer
+    finds what followed the last time, where it takes two otherwise (Olsson et al. 2022, arXiv:2209.11895), which form
+    late. The idea is of the modded-nanogpt speedruns.
     """
     if triton and x.is_cuda:
         pair: tuple[Tensor, Tensor] = RotatedNorm.apply(x, table)  # type: ignore[no-untyped-call]
@@ -159,6 +159,7 @@ class RotatedNorm(torch.autograd.Function):
         return query, key
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """From the gradients of queries and keys to that of x."""
         x, table = ctx.saved_tensors
@@ -174,16 +175,17 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """x[N, C], weight[V, C] and targets[N] -> float32[]."""
+        """x[N, C], weight[V, C] and targets[N], contiguous and each within V: none is ignored -> float32[]."""
         weight = weight.to(x.dtype)
         logits = x @ weight.T
         losses = torch.empty(len(x), device=x.device)
-        block = triton.next_power_of_2(VOCAB_SIZE)
-        cross_entropy[(len(x),)](logits, targets, losses, SOFTCAP, VOCAB_SIZE, block, num_warps=8)
+        size, block = len(weight), triton.next_power_of_2(len(weight))
+        cross_entropy[(len(x),)](logits, targets, losses, SOFTCAP, size, block, num_warps=8)
         ctx.save_for_backward(x, weight, logits)
         return losses.mean()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         """From the gradient of the mean to those of x and weight."""
         x, weight, of_logits = ctx.saved_tensors
@@ -191,7 +193,7 @@ class CrossEntropy(torch.autograd.Function):
         return (of_logits @ weight).mul_(scale), (of_logits.T @ x).float().mul_(scale), None
 
 
-KERNEL_ROWS = 32  # heads of a token that one program of the kernels takes; channels lie side by side in halves
+KERNEL_ROWS = 32  # heads of a token that one program rotates; channels lie side by side in halves
 
 if triton:
 
@@ -426,7 +428,7 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token."""
-        targets = targets.flatten()
+        targets = targets.flatten().contiguous()
         if triton and tokens.is_cuda:
             x = fused(GPT.readout, tokens.device)(self, *self.stream(tokens)).flatten(0, 1)
             loss: Tensor = CrossEntropy.apply(x, self.unembedding.weight, targets)  # type: ignore[no-untyped-call]
@@ -436,7 +438,6 @@ class GPT(nn.Module):
     def stream(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The stream at the end and at half depth, [B, T, C] each."""
         x, x0 = fused(GPT.embed, tokens.device)(self, tokens)
-        middle = x
         ids = (tokens, pairs_of(tokens)) if NGRAM_ROWS else (tokens,)
         for layer, block in enumerate(self.blocks):
             x = block(x, x0, ids, self.rotary)
@@ -455,6 +456,7 @@ class GPT(nn.Module):
         return norm(x - self.backout_lambda.to(x.dtype) * middle)
 
     def logits(self, x: Tensor, middle: Tensor) -> Tensor:
+        """From the stream, [B, T, V]. Training on CUDA has a way of its own, CrossEntropy: change both."""
         logits: Tensor = self.unembedding(self.readout(x, middle)).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
@@ -503,8 +505,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     norms = matrices.norm(dim=(-2, -1), keepdim=True)
     tall = matrices.size(-2) > matrices.size(-1)
     x: Tensor = (matrices.mT if tall else matrices) / (1.02 * norms + 1e-6)
-    if x.is_cuda:
-        x = x.bfloat16()
+    x = x.bfloat16() if x.is_cuda else x
     for a, b, c in POLAR_EXPRESS[:POLAR_STEPS]:
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
@@ -575,8 +576,7 @@ class Optimizer:
         betas = (ADAM_BETA1, ADAM_BETA2)
         self.model = model
         blocks = [block for block in model.blocks if isinstance(block, Block)]
-        embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-        tables = [table.weight for table in embeddings if table is not model.embedding]
+        tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.embedding]
         groups: list[dict[str, Any]] = [
             {"params": tables, "lr": VALUE_LR * scale, "weight_decay": VALUE_DECAY},
             {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},

@@ -127,6 +127,11 @@ def test_the_compiler_is_not_imported_for_nothing_and_no_thread_is_there_to_be_l
     assert psutil.Process(shared.pid).num_threads() == 1
 
 
+def test_torch_counts_gpus_where_preload_answers_for_it():
+    """Or else NVML would be woken in the server, and count wrongly in its children's children."""
+    assert callable(torch.cuda._device_count_nvml)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("named", ["by place", "by UUID"])

@@ -1,4 +1,4 @@
-"""The training loop: it learns, repeats, grows its batch, and leaves no trace of its warm-up."""
+"""The training loop: it learns, repeats, drops what is no whole step, and leaves no trace of its warm-up."""
 
 import math
 from itertools import islice

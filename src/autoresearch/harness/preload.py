@@ -70,9 +70,10 @@ def preload(device: str) -> None:
             for name in _COMPILER:
                 with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
                     importlib.import_module(name)
-            for prepare in (_hash_sources, _load_driver):
-                with contextlib.suppress(Exception):
-                    prepare()
+            with contextlib.suppress(ImportError):
+                _hash_sources()
+            with contextlib.suppress(Exception):  # without libcuda or a compiler the children say so, each for itself
+                _load_driver()
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)

@@ -91,6 +91,7 @@ def _wake(device: torch.device) -> None:
     if device.type == "cuda":
         x = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
         F.cross_entropy((x @ x).float(), torch.zeros(64, device=device, dtype=torch.long), reduction="none").cpu()
+        # cuDNN's attention, which torch takes for whole rows, is a library of its own.
         rows = torch.zeros(1, 2, 1024, 128, device=device, dtype=torch.bfloat16)
         F.scaled_dot_product_attention(rows, rows, rows, is_causal=True).cpu()
 
