@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import variants
 
 from autoresearch import arguments, knobs
@@ -32,6 +31,7 @@ from autoresearch.corpus import store
 from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import UserError
+from autoresearch.machine import cache_folder
 from autoresearch.records import Kept, Measurement, Trial
 from autoresearch.settings import Settings
 
@@ -80,7 +80,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, results: Path) -> None:
         self.options, self.results = options, results
-        self.cache = Path(os.environ.get("AUTORESEARCH_CACHE") or platformdirs.user_cache_dir("autoresearch"))
+        self.cache = cache_folder(os.environ)
         self.budget = arguments.budget(options.budget)
         self.ends = time.monotonic() + options.within
         self.lock = threading.Lock()

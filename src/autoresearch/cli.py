@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import platformdirs
 import typer
 from rich.console import Console
 
 from autoresearch import __version__, arguments
 from autoresearch.interrupts import listen
+from autoresearch.machine import cache_folder
 from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size
 
@@ -110,7 +110,7 @@ def prepare(
         prepared = preparing.prepare(
             corpus or settings.corpus,
             settings.vocab_sizes,
-            _cache(),
+            cache_folder(os.environ),
             progress,
             tokens=int(provision.PASSES * read) if tokens is None else tokens,
             endpoint=os.environ.get("HF_ENDPOINT") or hub.ENDPOINT,
@@ -172,7 +172,7 @@ def run(
 
     chosen, text = _program(program)
     tag = tag or chosen.name
-    lab = open_lab(Path.cwd(), _cache(), os.environ)
+    lab = open_lab(Path.cwd(), cache_folder(os.environ), os.environ)
     deadline = None if hours is None else time.time() + hours * 3600
     out = console()
     shown = ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost)
@@ -213,7 +213,7 @@ def try_(
 
     chosen, text = _program(program)
     tag = tag or chosen.name
-    lab = open_lab(Path.cwd(), _cache(), os.environ)
+    lab = open_lab(Path.cwd(), cache_folder(os.environ), os.environ)
     given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     _be_interruptible()
@@ -345,7 +345,7 @@ def doctor(
     from autoresearch.doctor import examine
     from autoresearch.report.tables import doctor_table
 
-    findings = list(examine(Path.cwd(), program, corpus, agent, _cache(), os.environ))
+    findings = list(examine(Path.cwd(), program, corpus, agent, cache_folder(os.environ), os.environ))
     if as_json:
         _print_json([{"name": f.name, "state": f.state, "found": f.found, "remedy": f.remedy} for f in findings])
     else:
@@ -357,16 +357,10 @@ def doctor(
 # ---------------------------------------------------------------------------------------------- helpers
 
 
-def _cache() -> Path:
-    """Where corpora lie: AUTORESEARCH_CACHE, or the user's cache directory."""
-    named = os.environ.get("AUTORESEARCH_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("autoresearch"))
-
-
 def _open() -> "Lab":
     from autoresearch.lab import open_lab
 
-    return open_lab(Path.cwd(), _cache(), os.environ, create=False)
+    return open_lab(Path.cwd(), cache_folder(os.environ), os.environ, create=False)
 
 
 def _program(path: Path) -> "tuple[Program, str]":
