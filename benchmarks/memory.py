@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import variants
 from made_up import TOKEN, token_file
 
 from autoresearch import knobs, program, trial
@@ -51,13 +52,13 @@ def main() -> int:
     parser.add_argument("card", type=float, help="GB that the card has, by which scoring chooses its batches")
     parser.add_argument("--cap", type=float, help="GB (10^9 bytes) that a process may take of the GPU")
     parser.add_argument("--tokens", type=float, default=500e6, help="to train on: they may lie on the GPU, too")
-    parser.add_argument("--file", type=Path, default=Path(trial.__file__).with_name("train_core.py"), help="to train")
+    parser.add_argument("--file", default="shipped", help="to train, named as in benchmarks/variants.py")
     options = parser.parse_args()
     chosen = program.load(options.program)
     cap = int(options.cap * 1e9) if options.cap else chosen.settings.memory_limit
     if cap is None:
         parser.error(f"{options.program} has no memory_limit: give --cap")
-    source = trial.with_constants(options.file.read_text(), chosen)
+    source = trial.with_constants(variants.source(options.file), chosen)
     settings = chosen.settings.model_copy(
         update={"budget": 600.0, "max_steps": STEPS * _passes(source), "validation": TOKEN * SCORED, "audit": 256}
     )

@@ -14,9 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import variants
 from made_up import token_file
 
-from autoresearch import arguments, knobs, trial
+from autoresearch import arguments, knobs
 from autoresearch.engine.local import LocalEngine
 from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
@@ -36,9 +37,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="batches of training")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="constants of the file")
-    parser.add_argument("--file", type=Path, default=Path(trial.__file__).with_name("train_core.py"), help="to train")
+    parser.add_argument("--file", default="shipped", help="to train, named as in benchmarks/variants.py")
     options = parser.parse_args()
-    source = knobs.assign(options.file.read_text(), {**SHAPE, **arguments.changes(options.set)})
+    source = knobs.assign(variants.source(options.file), {**SHAPE, **arguments.changes(options.set)})
     vocab_size, context = (int(knobs.values(source)[name]) for name in ("VOCAB_SIZE", "CONTEXT"))
     settings = Settings(
         budget=600.0,

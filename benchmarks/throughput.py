@@ -8,7 +8,6 @@ by kind of kernel.
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -24,6 +23,7 @@ from made_up import token_file
 from torch import Tensor, nn
 
 from autoresearch.engine.device import peak_flops
+from autoresearch.harness import candidate
 from autoresearch.harness.clock import Clock
 from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.records import TokenFile
@@ -120,11 +120,7 @@ def measure(variant: str, folder: str, tokens: TokenFile, seconds: float, profil
     """One row of the table."""
     path = Path(folder) / f"core_{os.getpid()}.py"
     path.write_text(variants.source(variant))
-    spec = importlib.util.spec_from_file_location("train_core", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_core"] = module
-    spec.loader.exec_module(module)
+    module = candidate.load(str(path))
     run = Run(tokens, seconds, profile)
     module.main(run)
     steps, gathers = np.array(run.steps.milliseconds()), np.array(run.gathers.milliseconds()[::2])

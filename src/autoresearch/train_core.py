@@ -153,8 +153,9 @@ class RotatedNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as of `rotated_norm`."""
         query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
-        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
-        rotated_norm_forward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, *sizes)
+        ctx.sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
+        ctx.grid = (math.ceil(ctx.sizes[0] / KERNEL_ROWS),)
+        rotated_norm_forward[ctx.grid](x, table, query, key, *ctx.sizes)
         ctx.save_for_backward(x, table)
         return query, key
 
@@ -165,8 +166,7 @@ class RotatedNorm(torch.autograd.Function):
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
-        sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
-        rotated_norm_backward[(math.ceil(sizes[0] / KERNEL_ROWS),)](x, table, query, key, result, *sizes)
+        rotated_norm_backward[ctx.grid](x, table, query, key, result, *ctx.sizes)
         return result, None
 
 

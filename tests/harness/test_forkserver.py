@@ -223,6 +223,12 @@ while time.time() < end:
 """
 
 
+def printed(code: str, folder: Path) -> str:
+    """What a Python of its own says, at work in the folder."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def test_what_forks_faster_than_all_processes_can_be_listed_is_gone(shared, tmp_path):
     (tmp_path / "hops.py").write_text(HOPS)
     hops = [sys.executable, "-I", "-S", str(tmp_path / "hops.py"), str(tmp_path / "beat")]
@@ -254,8 +260,7 @@ def test_without_a_list_of_children_all_processes_are_looked_at(tmp_path):
         "forks.end(number)\n"
         "print(os.path.exists(f'/proc/{open(\"stray\").read()}'))\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n"
+    assert printed(code, tmp_path) == "False\n"
 
 
 def test_an_end_is_not_told_while_something_is_left(tmp_path):
@@ -269,8 +274,7 @@ def test_an_end_is_not_told_while_something_is_left(tmp_path):
         "try: print(forks.end(forks.start('train', {}, {}, Path(), 2)))\n"
         "except Gone: print('gone')\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout == "gone\n"
+    assert printed(code, tmp_path) == "gone\n"
 
 
 def test_a_killed_server_takes_its_children_along(server, tmp_path):
