@@ -52,3 +52,10 @@ def test_warmup_batches_hold_nothing_of_the_text(numbers):
     assert inputs.shape == targets.shape == (16, 50)
     assert (inputs[:, 1:] == targets[:, :-1]).all()
     assert (targets.diff(dim=1) == 1).float().mean() < 0.01
+
+
+def test_warmup_changes_nothing_of_what_follows(numbers):
+    warmed = TrainingData(numbers, 3, CPU)
+    list(islice(warmed.warmup(4, 10), 3))
+    for ours, theirs in zip(warmed.batch(4, 10), TrainingData(numbers, 3, CPU).batch(4, 10), strict=True):
+        assert torch.equal(ours, theirs)

@@ -31,20 +31,27 @@ class TrainingData:
         self._starts: dict[int, _RowStarts] = {}
 
     def warmup(self, rows: int, context: int) -> Iterator[Batch]:
-        """Random tokens without end, shaped like real batches: nothing can be learned from them."""
+        """Random tokens without end: nothing can be learned from them. They are made as real batches are, so that what
+        this loads, when it is first done, is loaded."""
+        self._rows(context)
         generator = torch.Generator(self._device).manual_seed(self._seed)
+        starts = context * torch.arange(rows, device=self._stream.device)
         while True:
-            shape = (rows, context + 1)
-            tokens = torch.randint(self._vocab_size, shape, generator=generator, device=self._device)
-            yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+            tokens = torch.randint(self._vocab_size, (rows * context,), generator=generator, device=self._device)
+            yield self._gathered(tokens.to(self._stream), starts, context)
 
     def batch(self, rows: int, context: int) -> Batch:
         """The next inputs and targets, int64[rows, context] each, on the device."""
+        return self._gathered(self._stream, self._rows(context).take(rows), context)
+
+    def _rows(self, context: int) -> "_RowStarts":
         if context not in self._starts:
             self._starts[context] = _RowStarts(len(self._stream), context, self._seed, self._stream.device)
-        starts = self._starts[context].take(rows)
-        places = (starts[:, None] + torch.arange(context, device=starts.device)) % len(self._stream)
-        tokens = self._stream[places]
+        return self._starts[context]
+
+    def _gathered(self, stream: Tensor, starts: Tensor, context: int) -> Batch:
+        places = (starts[:, None] + torch.arange(context, device=starts.device)) % len(stream)
+        tokens = stream[places]
         if tokens.device.type != self._device.type:
             tokens = tokens.pin_memory().to(self._device, non_blocking=True)
         targets = tokens.long() & 0xFFFF

@@ -51,6 +51,7 @@ _COMPILER = (
     "torch.distributed.tensor.experimental",
     "torch.export._trace",
     "torch.nn.attention.flex_attention",
+    "triton.compiler.code_generator",
     "triton.compiler.compiler",
     "triton.language",
 )
@@ -70,10 +71,9 @@ def preload(device: str) -> None:
             for name in _COMPILER:
                 with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
                     importlib.import_module(name)
-            with contextlib.suppress(ImportError):
-                _hash_sources()
-            with contextlib.suppress(Exception):  # without libcuda or a compiler the children say so, each for itself
-                _load_driver()
+            for ahead in (_hash_sources, _load_driver):
+                with contextlib.suppress(Exception):  # what is missing is missed by the children, who say so
+                    ahead()
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)

@@ -15,6 +15,7 @@ from autoresearch.harness.clock import Clock
 from autoresearch.harness.curve import Curve
 from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.harness.files import Phases
+from autoresearch.harness.wake import wake
 from autoresearch.tasks import TrainResult, TrainTask
 
 _HASHED = 16384  # numbers of each tensor, about, that go into the weights' hash
@@ -30,6 +31,7 @@ class Run:
         self.seed = task.seed
         self.device = torch.device(task.device)
         self.progress = 0.0
+        self._waking = wake(self.device, training=True)
         self._task = task
         self._phases = phases
         self._clock = Clock(task.budget, task.max_steps, self.device)
@@ -53,6 +55,8 @@ class Run:
         self._start_hash = _weights_hash(unwrapped(model), self.device)
         self._flops = _stated(unwrapped(model), "flops_per_token")
         self._active = _stated(unwrapped(model), "active_parameters", self._parameters)
+        if self._waking:
+            self._waking.join()
         self._clock.start()
         self._phases.enter("train")
 

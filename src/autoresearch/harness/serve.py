@@ -22,6 +22,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from autoresearch.harness import candidate
+from autoresearch.harness.wake import wake
 from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
 
 T = TypeVar("T")
@@ -71,8 +72,8 @@ class _Batch:
 
 def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
+    wake(torch.device(task.device), training=False)
     batches = [_Batch(task), _Batch(task)]
-    _wake(torch.device(task.device))
     go = bytearray(1)
     if not read_into(task.read, memoryview(go)) or go != GO:
         return
@@ -84,16 +85,6 @@ def serve(task: ServeTask) -> None:
         _answer(model, batches, task)
     except _Stop as stop:
         write_all(task.write, bytes([stop.status]))
-
-
-def _wake(device: torch.device) -> None:
-    """Start the GPU's context and libraries, which takes a while, before the candidate's code is let in."""
-    if device.type == "cuda":
-        x = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
-        F.cross_entropy((x @ x).float(), torch.zeros(64, device=device, dtype=torch.long), reduction="none").cpu()
-        # cuDNN's attention, which torch takes for whole rows, is a library of its own.
-        rows = torch.zeros(1, 2, 1024, 128, device=device, dtype=torch.bfloat16)
-        F.scaled_dot_product_attention(rows, rows, rows, is_causal=True).cpu()
 
 
 def _seal(task: ServeTask) -> None:

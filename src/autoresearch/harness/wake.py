@@ -1,0 +1,31 @@
+"""What a process does with a GPU before it can do anything: a second, spent beside what needs no GPU."""
+
+import contextlib
+import threading
+
+import torch
+import torch.nn.functional as F
+
+
+def wake(device: torch.device, training: bool) -> threading.Thread | None:
+    """Have the GPU's context made and its libraries loaded, in a thread of its own; None where there is no CUDA.
+
+    training: for backward passes, too. What fails there fails again where it is wanted, and is told there. No random
+    number is drawn.
+    """
+    if device.type != "cuda":
+        return None
+    thread = threading.Thread(target=_wake, args=(device, training), name="wake", daemon=True)
+    thread.start()
+    return thread
+
+
+def _wake(device: torch.device, training: bool) -> None:
+    """Matrix products, a loss, and attention, for which cuDNN is a library of its own."""
+    with contextlib.suppress(Exception):
+        x = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
+        F.cross_entropy((x @ x).float(), torch.zeros(64, device=device, dtype=torch.long), reduction="none")
+        rows = torch.zeros(1, 2, 1024, 128, device=device, dtype=torch.bfloat16, requires_grad=training)
+        seen = F.scaled_dot_product_attention(rows, rows, rows, is_causal=True)
+        if training:
+            seen.sum().backward()  # type: ignore[no-untyped-call]
