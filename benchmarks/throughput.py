@@ -8,6 +8,8 @@ by kind of kernel.
 """
 
 import argparse
+import contextlib
+import importlib
 import multiprocessing
 import os
 import sys
@@ -118,6 +120,8 @@ class Run:
 
 def measure(variant: str, folder: str, tokens: TokenFile, seconds: float, profile: bool) -> str:
     """One row of the table."""
+    with contextlib.suppress(ImportError):  # as the harness does, where the extra `cudnn` is installed
+        importlib.import_module("autoresearch.harness.windows")
     path = Path(folder) / f"core_{os.getpid()}.py"
     path.write_text(variants.source(variant))
     module = candidate.load(str(path))

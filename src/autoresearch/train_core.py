@@ -256,8 +256,7 @@ if triton:
 
     @triton.jit  # type: ignore[untyped-decorator]
     def cross_entropy(logits, targets, losses, cap, size: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """A program takes one token: its loss, and its logits' gradient in their place. The largest logit need not be
-        found for the sum of their exponentials: it is capped, and far from what float32 cannot hold, 88."""
+        """A program takes one token: its loss, and its logits' gradient in their place. No exponential is too large."""
         row, column = tl.program_id(0).to(tl.int64), tl.arange(0, block)
         place, inside = logits + row * size + column, column < size
         target = tl.load(targets + row)
@@ -291,15 +290,15 @@ def window_mask(length: int, window: int, device: torch.device) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     """Causal attention [B, T, H, D] in which position t sees t - window + 1 to t. The one place that picks a kernel.
 
-    On CUDA, cuDNN's for the whole row, which torch picks where it is the best, and FlashAttention 2 for a window.
+    On CUDA, cuDNN's for whole rows, which torch picks where it is the best, and for windows if the harness has brought
+    it along (its extra `cudnn`), else FlashAttention 2.
     """
     length = query.size(1)
     if window < length and query.is_cuda:
-        flash = torch.ops.aten._flash_attention_forward
-        seen: Tensor = flash(
-            query, key, value, None, None, length, length, 0.0, False, False,
-            window_size_left=window - 1, window_size_right=0,
-        )[0]  # fmt: skip
+        cudnn = getattr(torch.ops.autoresearch, "windowed_attention", None)
+        flash = functools.partial(torch.ops.aten._flash_attention_forward, window_size_left=window - 1)
+        given = (query, key, value, None, None, length, length, 0.0, False, False)
+        seen: Tensor = (cudnn(query, key, value, window) if cudnn else flash(*given, window_size_right=0))[0]
         return seen
     mask = None if window >= length else window_mask(length, window, query.device)
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)

@@ -1,0 +1,49 @@
+"""On a GPU with the extra `cudnn`: attention in windows against the definition."""
+
+import pytest
+import torch
+
+from tests.train_core.references import dense_attention
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+BFLOAT16 = {"atol": 0.02, "rtol": 0.02}  # whose rounding is 0.004
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "heads", "channels"),
+    [(1024, 128, 3, 64), (1024, 256, 2, 128), (2048, 512, 1, 128), (384, 128, 3, 32), (100, 64, 2, 64), (64, 1, 2, 64)],
+)
+def test_it_sees_the_window_and_nothing_else(length, window, heads, channels):
+    pytest.importorskip("cudnn")
+    import autoresearch.harness.windows  # noqa: F401
+
+    both = torch.randn(2, length, 2 * heads, channels, device="cuda", dtype=torch.bfloat16)
+    value = torch.randn(2, length, heads, channels, device="cuda", dtype=torch.bfloat16)
+    inputs = [*both.chunk(2, dim=2), value]  # the first two are no whole tensors
+    for tensor in inputs:
+        tensor.requires_grad_()
+    exact = dense_attention(*inputs, window)
+    down = torch.randn_like(value)
+    theirs = torch.autograd.grad(exact, inputs, down.double())
+    with torch.inference_mode():
+        scored = torch.ops.autoresearch.windowed_attention(*inputs, window)[0]
+    seen = torch.ops.autoresearch.windowed_attention(*inputs, window)[0]
+    for ours in (scored, seen):
+        torch.testing.assert_close(ours.double(), exact, **BFLOAT16)
+    for mine, gradient in zip(torch.autograd.grad(seen, inputs, down), theirs, strict=True):
+        assert (mine.double() - gradient.double()).norm() < 0.02 * gradient.double().norm() + 1e-3
+
+
+def test_it_compiles():
+    pytest.importorskip("cudnn")
+    import autoresearch.harness.windows  # noqa: F401
+
+    inputs = [torch.randn(2, 512, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+
+    def function(*tensors):
+        return torch.ops.autoresearch.windowed_attention(*(2 * tensor for tensor in tensors), 128)[0].square().sum()
+
+    plain = torch.autograd.grad(function(*inputs), inputs)
+    compiled = torch.autograd.grad(torch.compile(function, fullgraph=True)(*inputs), inputs)
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one, other, **BFLOAT16)
