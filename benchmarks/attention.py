@@ -6,6 +6,8 @@ the relative error against the same in float32.
 """
 
 import argparse
+import contextlib
+import importlib
 import statistics
 import sys
 import time
@@ -40,6 +42,17 @@ def flash(window: int) -> Kernel:
             query, key, value, None, None, length, length, 0.0, False, False,
             window_size_left=window - 1, window_size_right=0,
         )[0]  # fmt: skip
+        return result
+
+    return attend
+
+
+def windowed(window: int) -> Kernel:
+    """cuDNN with a window, from the extra `cudnn`: ImportError without it."""
+    importlib.import_module("autoresearch.harness.windows")
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result: Tensor = torch.ops.autoresearch.windowed_attention(query, key, value, window)[0]
         return result
 
     return attend
@@ -128,6 +141,8 @@ def main() -> int:
     print(row("cuDNN", whole(SDPBackend.CUDNN_ATTENTION), shape[1], shape), flush=True)
     print(row("FlashAttention 2", whole(SDPBackend.FLASH_ATTENTION), shape[1], shape), flush=True)
     print(row("FlashAttention 2", flash(window), window, shape), flush=True)
+    with contextlib.suppress(ImportError):
+        print(row("cuDNN", windowed(window), window, shape), flush=True)
     print(row("flex", flex(shape[1], shape[1]), shape[1], shape), flush=True)
     print(row("flex", flex(window, shape[1]), window, shape), flush=True)
     return 0

@@ -168,7 +168,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=1, help="of the seeds")
     parser.add_argument("--budget", default="90s", help="training time of each")
-    parser.add_argument("--steps", type=int, help="optimizer steps that end a training, if they come before its budget")
+    parser.add_argument("--steps", type=int, help="batches that end a training, if they come before its budget")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of every variant")
     parser.add_argument("--validation", type=int, default=BYTES, help="bytes of text to score")
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds in which to be done")

@@ -86,7 +86,7 @@ def _check_measured(tag: str, baseline: Measurement | None, engine: Engine) -> N
     if baseline is None:
         return
     if baseline.harness not in (None, engine.fingerprint):
-        raise Misuse(f"the code that scores has changed since run {tag} began.", _another(tag))
+        raise Misuse(f"the code that scores, or a package it uses, has changed since run {tag} began.", _another(tag))
     torch = importlib.metadata.version("torch").partition("+")[0]
     if baseline.torch_version and baseline.torch_version.partition("+")[0] != torch:
         raise Misuse(f"run {tag} was measured with torch {baseline.torch_version}, and this is {torch}.", _another(tag))

@@ -256,16 +256,16 @@ if triton:
 
     @triton.jit  # type: ignore[untyped-decorator]
     def cross_entropy(logits, targets, losses, cap, size: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """A program takes one token: its loss, and its logits' gradient in their place. No exponential is too large."""
+        """A program takes one token: its loss, and its logits' gradient in their place."""
         row, column = tl.program_id(0).to(tl.int64), tl.arange(0, block)
         place, inside = logits + row * size + column, column < size
-        target = tl.load(targets + row)
-        aim = 2 * tl.sigmoid(tl.load(logits + row * size + target).to(tl.float32) * (2 / cap)) - 1  # tanh
-        squashed = 2 * tl.sigmoid(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)) - 1
-        odds = tl.where(inside, tl.exp(squashed * cap), 0.0)
+        squashed = 2 * tl.sigmoid(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)) - 1  # tanh
+        top = tl.max(tl.where(inside, squashed, -1.0), 0)
+        odds = tl.where(inside, tl.exp((squashed - top) * cap), 0.0)
         total = tl.sum(odds, 0)
-        tl.store(losses + row, tl.log(total) - aim * cap)
-        gradient = (odds * (1 / total) - tl.where(column == target, 1.0, 0.0)) * (1 - squashed * squashed)
+        hit = column == tl.load(targets + row)
+        tl.store(losses + row, tl.log(total) + (top - tl.sum(tl.where(hit, squashed, 0.0), 0)) * cap)
+        gradient = (odds / total - tl.where(hit, 1.0, 0.0)) * (1 - squashed * squashed)
         tl.store(place, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
@@ -282,23 +282,23 @@ def window_of(layer: int) -> int:
 def window_mask(length: int, window: int, device: torch.device) -> Tensor:
     """Which keys a query sees, bool [T, T]."""
     with torch.inference_mode(False):  # one made while scoring must do for training, too
-        position = torch.arange(length, device=device)
-        distance = position[:, None] - position[None, :]
-        return (distance >= 0) & (distance < window)
+        return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     """Causal attention [B, T, H, D] in which position t sees t - window + 1 to t. The one place that picks a kernel.
 
-    On CUDA, cuDNN's for whole rows, which torch picks where it is the best, and for windows if the harness has brought
-    it along (its extra `cudnn`), else FlashAttention 2.
+    On CUDA, cuDNN's for whole rows, which torch picks where it is best; for windows FlashAttention 2, or on Hopper
+    cuDNN's if the harness has it, from its extra `cudnn`.
     """
     length = query.size(1)
     if window < length and query.is_cuda:
-        cudnn = getattr(torch.ops.autoresearch, "windowed_attention", None)
-        flash = functools.partial(torch.ops.aten._flash_attention_forward, window_size_left=window - 1)
-        given = (query, key, value, None, None, length, length, 0.0, False, False)
-        seen: Tensor = (cudnn(query, key, value, window) if cudnn else flash(*given, window_size_right=0))[0]
+        windowed = getattr(torch.ops.autoresearch, "windowed_attention", None)
+        if windowed and query.size(-1) <= 128 and torch.cuda.get_device_capability()[0] == 9:
+            seen: Tensor = windowed(query, key, value, window)[0]
+        else:
+            given = (query, key, value, None, None, length, length, 0.0, False, False)
+            seen = torch.ops.aten._flash_attention_forward(*given, window_size_left=window - 1, window_size_right=0)[0]
         return seen
     mask = None if window >= length else window_mask(length, window, query.device)
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)

@@ -58,9 +58,17 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
     assert steps[-1] == 9000
 
 
-def test_fingerprint_is_that_of_the_code(tmp_path):
+def test_fingerprint_is_that_of_the_code_and_of_extras(tmp_path, monkeypatch):
     assert harness_fingerprint() == harness_fingerprint()
-    assert len(harness_fingerprint()) == 64
+    found = [harness_fingerprint()]
+    for version in ("0.1", "0.2"):
+        package = tmp_path / version / f"nvidia_cudnn_frontend-{version}.dist-info"
+        package.mkdir(parents=True)
+        (package / "METADATA").write_text(f"Name: nvidia-cudnn-frontend\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(tmp_path / version)
+        found.append(harness_fingerprint())
+    assert len(set(found)) == 3
+    assert {len(fingerprint) for fingerprint in found} == {64}
 
 
 def test_device_is_found_or_its_lack_is_said(monkeypatch):

@@ -52,6 +52,7 @@ def test_warmup_batches_hold_nothing_of_the_text(numbers):
     assert inputs.shape == targets.shape == (16, 50)
     assert (inputs[:, 1:] == targets[:, :-1]).all()
     assert (targets.diff(dim=1) == 1).float().mean() < 0.01
+    assert targets.min() >= 0 and 32767 < targets.max() < 60_001
 
 
 def test_warmup_changes_nothing_of_what_follows(numbers):

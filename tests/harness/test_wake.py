@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -5,7 +7,9 @@ from autoresearch.harness.wake import wake
 
 
 def test_without_cuda_there_is_nothing_to_do():
-    assert wake(torch.device("cpu"), training=True) is None
+    threads = threading.active_count()
+    wake(torch.device("cpu"), training=True)()
+    assert threading.active_count() == threads
 
 
 @pytest.mark.gpu
@@ -14,8 +18,10 @@ def test_without_cuda_there_is_nothing_to_do():
 def test_no_random_number_is_drawn(training):
     torch.manual_seed(7)
     before = torch.cuda.get_rng_state(), torch.get_rng_state()
-    thread = wake(torch.device("cuda"), training)
-    assert thread is not None
-    thread.join()
+    torch.cuda.reset_peak_memory_stats()
+    allocated = torch.cuda.memory_allocated()
+    wake(torch.device("cuda"), training)()
+    attention = 2 * 1024 * 2 * 128 * 2  # bytes of what goes in and of what comes out: so it was reached
+    assert torch.cuda.max_memory_allocated() >= allocated + attention
     for state, then in zip((torch.cuda.get_rng_state(), torch.get_rng_state()), before, strict=True):
         assert torch.equal(state, then)

@@ -31,7 +31,7 @@ class Run:
         self.seed = task.seed
         self.device = torch.device(task.device)
         self.progress = 0.0
-        self._waking = wake(self.device, training=True)
+        self._awake = wake(self.device, training=True)
         self._task = task
         self._phases = phases
         self._clock = Clock(task.budget, task.max_steps, self.device)
@@ -45,7 +45,9 @@ class Run:
 
     def warmup_batches(self, rows: int, context: int) -> Iterator[Batch]:
         """Throw-away batches without end, shaped and placed like real ones: for compiling before the clock starts."""
-        return self._data.warmup(rows, context)
+        for batch in self._data.warmup(rows, context):
+            yield batch
+            self._awake()  # a graph that is captured now must not meet another thread's work
 
     def start(self, model: nn.Module) -> None:
         """Record the weights' hash and start the clock. Once, before the first real batch."""
@@ -55,8 +57,7 @@ class Run:
         self._start_hash = _weights_hash(unwrapped(model), self.device)
         self._flops = _stated(unwrapped(model), "flops_per_token")
         self._active = _stated(unwrapped(model), "active_parameters", self._parameters)
-        if self._waking:
-            self._waking.join()
+        self._awake()
         self._clock.start()
         self._phases.enter("train")
 

@@ -72,7 +72,7 @@ class _Batch:
 
 def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
-    wake(torch.device(task.device), training=False)
+    awake = wake(torch.device(task.device), training=False)
     batches = [_Batch(task), _Batch(task)]
     go = bytearray(1)
     if not read_into(task.read, memoryview(go)) or go != GO:
@@ -82,7 +82,7 @@ def serve(task: ServeTask) -> None:
     try:
         model = _model(task)
         write_all(task.write, bytes([OK]))
-        _answer(model, batches, task)
+        _answer(model, batches, task, awake)
     except _Stop as stop:
         write_all(task.write, bytes([stop.status]))
 
@@ -103,8 +103,8 @@ def _model(task: ServeTask) -> nn.Module:
     return model.eval()
 
 
-def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask) -> None:
-    """All frames, each with one more behind it on the device."""
+def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask, awake: Callable[[], object]) -> None:
+    """All frames, each with one more behind it on the device; from the second on, with no other thread at work."""
     count = bytearray(COUNT)
     if not read_into(task.read, memoryview(count)):
         return
@@ -114,6 +114,7 @@ def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask) -> None:
         if not batch.read(task):
             return
         _guarded(5, partial(batch.launch, answer, model, task))
+        awake()
         if before:
             _guarded(5, before.wait)
             before.write(task)

@@ -1,23 +1,24 @@
-"""What a process does with a GPU before it can do anything: a second, spent beside what needs no GPU."""
+"""What a process does with a GPU before it can do anything: a second, spent beside other work."""
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 
-def wake(device: torch.device, training: bool) -> threading.Thread | None:
-    """Have the GPU's context made and its libraries loaded, in a thread of its own; None where there is no CUDA.
+def wake(device: torch.device, training: bool) -> Callable[[], object]:
+    """Have the GPU's context made and its libraries loaded, in a thread of its own; returns what waits for that.
 
     training: for backward passes, too. What fails there fails again where it is wanted, and is told there. No random
-    number is drawn.
+    number is drawn. Where there is no CUDA nothing is done.
     """
     if device.type != "cuda":
-        return None
+        return lambda: None
     thread = threading.Thread(target=_wake, args=(device, training), name="wake", daemon=True)
     thread.start()
-    return thread
+    return thread.join
 
 
 def _wake(device: torch.device, training: bool) -> None:

@@ -1,11 +1,12 @@
 """Attention in a window by cuDNN, which has windows where torch's own way to it has none.
 
 Importing this, which takes the extra `cudnn`, makes `torch.ops.autoresearch.windowed_attention`. On Hopper it takes
-little more than half the time of the FlashAttention 2 that torch brings along.
+three fifths of the time of the FlashAttention 2 that torch brings along.
 """
 
 import functools
 import math
+import threading
 from typing import Any
 
 import cudnn
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+Place = tuple[int, int]  # a thread (the backward pass has its own) and a device: cuDNN wants a handle for each
 
 _TYPES = {
     torch.bfloat16: cudnn.data_type.BFLOAT16,
@@ -33,12 +35,12 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -
 
 @torch.library.custom_op("autoresearch::windowed_attention_backward", mutates_args=(), device_types="cuda")
 def windowed_attention_backward(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, down: Tensor, stats: Tensor, window: int
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, d_seen: Tensor, stats: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values, from `down`, that of what was seen."""
-    first, second, third = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
-    _run(True, (query, key, value, seen, down.contiguous(), stats), (first, second, third), window)
-    return first, second, third
+    """The gradients of queries, keys and values, from that of what was seen."""
+    d_query, d_key, d_value = _like(query, key, value)
+    _run(True, (query, key, value, seen, d_seen.contiguous(), stats), (d_query, d_key, d_value), window)
+    return d_query, d_key, d_value
 
 
 @windowed_attention.register_fake
@@ -48,10 +50,10 @@ def _(query: Tensor, key: Tensor, value: Tensor, window: int) -> tuple[Tensor, T
 
 @windowed_attention_backward.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, down: Tensor, stats: Tensor, window: int
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, d_seen: Tensor, stats: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    first, second, third = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
-    return first, second, third
+    d_query, d_key, d_value = _like(query, key, value)
+    return d_query, d_key, d_value
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -59,12 +61,16 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: tupl
     ctx.save_for_backward(*tensors, *output)
 
 
-def _backward(ctx: Any, down: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+def _backward(ctx: Any, d_seen: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     query, key, value, seen, stats = ctx.saved_tensors
-    return *windowed_attention_backward(query, key, value, seen, down, stats, ctx.window), None
+    return *windowed_attention_backward(query, key, value, seen, d_seen, stats, ctx.window), None
 
 
 windowed_attention.register_autograd(_backward, setup_context=_remember)
+
+
+def _like(*tensors: Tensor) -> list[Tensor]:
+    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
 
 
 def _stats(query: Tensor) -> Tensor:
@@ -75,19 +81,20 @@ def _stats(query: Tensor) -> Tensor:
 def _run(backward: bool, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], window: int) -> None:
     tensors = [tensor.transpose(1, 2) for tensor in (*inputs, *outputs)]  # [B, H, T, D], as cuDNN names them
     layouts = tuple((tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors)
-    graph, names, size = _plan(backward, layouts, window)
-    handle = _handle()
-    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream().cuda_stream)
+    place = threading.get_ident(), tensors[0].device.index
+    graph, names, size = _plan(backward, layouts, window, place)
+    handle = _handle(place)
+    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(tensors[0].device).cuda_stream)
     workspace = torch.empty(max(1, size), device=tensors[0].device, dtype=torch.uint8)
     graph.execute(dict(zip(names, tensors, strict=True)), workspace, handle=handle)
 
 
 @functools.cache
-def _plan(backward: bool, layouts: tuple[Layout, ...], window: int) -> tuple[Any, list[Any], int]:
+def _plan(backward: bool, layouts: tuple[Layout, ...], window: int, place: Place) -> tuple[Any, list[Any], int]:
     """A graph that is ready to run, its tensors, and the bytes that it works in."""
     (query, *_) = layouts
     types = {"intermediate_data_type": _TYPES[torch.float32], "compute_data_type": _TYPES[torch.float32]}
-    graph = cudnn.pygraph(handle=_handle(), io_data_type=_TYPES[query[2]], **types)
+    graph = cudnn.pygraph(handle=_handle(place), io_data_type=_TYPES[query[2]], **types)
     names = ("q", "k", "v", "o", "dO", "stats") if backward else ("q", "k", "v")
     inputs = [
         graph.tensor(dim=list(shape), stride=list(stride), data_type=_TYPES[dtype], name=name)
@@ -111,5 +118,5 @@ def _plan(backward: bool, layouts: tuple[Layout, ...], window: int) -> tuple[Any
 
 
 @functools.cache
-def _handle() -> Any:
+def _handle(place: Place) -> Any:
     return cudnn.create_handle()
