@@ -15,6 +15,7 @@ from autoresearch import provision, trial
 from autoresearch.agent.select import default_agent, keys_set, make_model
 from autoresearch.corpus import hub, shards, sources, store
 from autoresearch.engine.device import describe_hardware, resolve_device
+from autoresearch.engine.fingerprint import WINDOWS
 from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
 from autoresearch.errors import CorpusError, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
@@ -129,7 +130,7 @@ def _gpu(limit: int | None, environ: Mapping[str, str]) -> Iterator[Finding]:
 def _attention(environ: Mapping[str, str]) -> Finding:
     """Whose kernel attention in windows is, where there is a choice."""
     try:
-        package = f"nvidia-cudnn-frontend {importlib.metadata.version('nvidia-cudnn-frontend')}"
+        package = f"{WINDOWS} {importlib.metadata.version(WINDOWS)}"
     except importlib.metadata.PackageNotFoundError:
         return Finding(
             "attention", "works", "windows by FlashAttention 2; training is 4 % faster with the extra `cudnn`"

@@ -32,6 +32,8 @@ def test_events_are_read_as_they_come_and_nonsense_is_passed_over(tmp_path):
     assert not tail.read()
     point = '{"kind": "point", "step": 3, "seconds": 1.5, "progress": 0.5, "loss": 2.0, "tokens": 300}'
     with path.open("a", buffering=1) as file:
+        file.write('{"kind": "phase", "phase": "import"}\nno json\n')
+        assert not tail.read()  # it begins with that
         file.write('{"kind": "phase", "phase": "train"}\n' + point[:20])
         assert tail.read()
         assert (tail.phase, tail.points) == ("train", [])

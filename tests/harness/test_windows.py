@@ -1,5 +1,7 @@
 """On a GPU with the extra `cudnn`: attention in windows against the definition."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -9,14 +11,17 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 BFLOAT16 = {"atol": 0.02, "rtol": 0.02}  # whose rounding is 0.004
 
 
+@pytest.fixture(autouse=True)
+def operator():
+    pytest.importorskip("cudnn")
+    importlib.import_module("autoresearch.harness.windows")
+
+
 @pytest.mark.parametrize(
     ("length", "window", "heads", "channels"),
     [(1024, 128, 3, 64), (1024, 256, 2, 128), (2048, 512, 1, 128), (384, 128, 3, 32), (100, 64, 2, 64), (64, 1, 2, 64)],
 )
 def test_it_sees_the_window_and_nothing_else(length, window, heads, channels):
-    pytest.importorskip("cudnn")
-    import autoresearch.harness.windows  # noqa: F401
-
     both = torch.randn(2, length, 2 * heads, channels, device="cuda", dtype=torch.bfloat16)
     value = torch.randn(2, length, heads, channels, device="cuda", dtype=torch.bfloat16)
     inputs = [*both.chunk(2, dim=2), value]  # the first two are no whole tensors
@@ -35,9 +40,6 @@ def test_it_sees_the_window_and_nothing_else(length, window, heads, channels):
 
 
 def test_it_compiles():
-    pytest.importorskip("cudnn")
-    import autoresearch.harness.windows  # noqa: F401
-
     inputs = [torch.randn(2, 512, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
 
     def function(*tensors):

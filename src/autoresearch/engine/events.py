@@ -45,7 +45,7 @@ class Tail:
         self.memory: int | None = None
 
     def read(self) -> bool:
-        """Take in what is new; whether there was anything."""
+        """Take in what is new; whether anything is other than before."""
         try:
             data = read_plain(self._path, _MOST_AT_ONCE, self._offset)
         except OSError:
@@ -53,9 +53,8 @@ class Tail:
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-4096:]
-        for line in lines:
-            self._take(line)
-        return bool(lines)
+        news = [self._take(line) for line in lines]
+        return any(news)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -68,16 +67,16 @@ class Tail:
         stride = -(-len(self.points) // most) or 1
         return tuple(reversed(self.points[::-1][::stride]))
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes) -> bool:
         try:
             event = _EVENT.validate_json(line[:4096])
         except ValueError:
-            return
+            return False
         if isinstance(event, _Phase):
-            if PHASES.index(event.phase) > PHASES.index(self.phase):  # there is no way back: the clock starts once
-                self.phase = event.phase
-            return
+            before, self.phase = self.phase, max(self.phase, event.phase, key=PHASES.index)  # the clock starts once
+            return self.phase != before
         self.tokens, self.memory = event.tokens, event.memory
         self.points.append(Point(event.step, event.seconds, event.progress, event.loss))
         if len(self.points) > _MOST_POINTS:
             del self.points[::2]
+        return True

@@ -27,8 +27,7 @@ _TYPES = {
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Causal attention [B, T, H, D], bfloat16 or float16, in which position t sees t - window + 1 to t; and what its
     backward pass needs, float32[B, T, H, 1]."""
-    seen = torch.empty_like(query, memory_format=torch.contiguous_format)
-    stats = _stats(query)
+    seen, stats = _results(query)
     _run(False, (query, key, value), (seen, stats), window)
     return seen, stats
 
@@ -38,22 +37,21 @@ def windowed_attention_backward(
     query: Tensor, key: Tensor, value: Tensor, seen: Tensor, d_seen: Tensor, stats: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, from that of what was seen."""
-    d_query, d_key, d_value = _like(query, key, value)
-    _run(True, (query, key, value, seen, d_seen.contiguous(), stats), (d_query, d_key, d_value), window)
-    return d_query, d_key, d_value
+    gradients = _gradients(query, key, value)
+    _run(True, (query, key, value, seen, d_seen.contiguous(), stats), gradients, window)
+    return gradients
 
 
 @windowed_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query, memory_format=torch.contiguous_format), _stats(query)
+    return _results(query)
 
 
 @windowed_attention_backward.register_fake
 def _(
     query: Tensor, key: Tensor, value: Tensor, seen: Tensor, d_seen: Tensor, stats: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_query, d_key, d_value = _like(query, key, value)
-    return d_query, d_key, d_value
+    return _gradients(query, key, value)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -69,13 +67,17 @@ def _backward(ctx: Any, d_seen: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tens
 windowed_attention.register_autograd(_backward, setup_context=_remember)
 
 
-def _like(*tensors: Tensor) -> list[Tensor]:
-    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
-
-
-def _stats(query: Tensor) -> Tensor:
+def _results(query: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for what `windowed_attention` returns."""
     batch, length, heads, _ = query.shape
-    return query.new_empty(batch, heads, length, 1, dtype=torch.float32).transpose(1, 2)
+    stats = query.new_empty(batch, heads, length, 1, dtype=torch.float32).transpose(1, 2)
+    return torch.empty_like(query, memory_format=torch.contiguous_format), stats
+
+
+def _gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what `windowed_attention_backward` returns."""
+    first, second, third = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    return first, second, third
 
 
 def _run(backward: bool, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], window: int) -> None:
