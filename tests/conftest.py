@@ -39,6 +39,7 @@ validation: 20KB
 audit: 16
 min_gain: 0.002
 sigma: 0.01
+seeds: 1
 device: cpu
 constants: {{DEPTH: 1, HEAD_DIM: 32, CONTEXT: 64, VOCAB_SIZE: 256, BATCH_ROWS: 4, MICRO_ROWS: 4,
   UNEMBEDDING_LR: 0.0005}}

@@ -147,6 +147,14 @@ class Best(Strict):
     standing: Literal["provisional", "confirmed", "rolled_back"] | None
 
 
+class GainFields(Strict):
+    value: float
+    error: float | None
+    baseline: float
+    tip: float
+    n: tuple[int, int]
+
+
 class Cost(Strict):
     llm_usd: float | None
     gpu_usd: float | None
@@ -160,7 +168,7 @@ class Last(Strict):
 
 
 class Status(Strict):
-    """`status --json` as DESIGN.md gives it: every field present, and null where there is nothing to say."""
+    """`status --json`: every field present, and null where there is nothing to say."""
 
     schema_version: int = Field(alias="schema")
     tag: str
@@ -172,8 +180,10 @@ class Status(Strict):
     metric: MetricFields
     elapsed_s: float
     experiments: Experiments
+    rolled_back: int
     baseline: Baseline | None
     best: Best | None
+    gain: GainFields | None
     gpu_busy: float | None
     cost: Cost
     last: Last | None

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from autoresearch import knobs, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits, Watchers
+from autoresearch.loop import Limits
 from autoresearch.program import load
 from autoresearch.records import Measurement, Progress, Trial
 from autoresearch.settings import Device
+from autoresearch.stages import Watchers
 from autoresearch.workspace import Workspace
 
 FILE = """\
@@ -38,19 +40,50 @@ def edit(title: str, old: float, new: float) -> str:
     return f"TITLE: {title}\ntrain_core.py\n{block}"
 
 
-REPLIES = [
-    edit("better", 0.5, 0.4),
-    *["TITLE: a nonsense\n\nNo edit at all."] * 4,  # two repairs and a whole file are asked for, in vain
-    edit("worse", 0.4, 0.9),
-    edit("best", 0.4, 0.3),
-]
-EXPECTED = [  # number, status, title, value
-    (1, "kept", "baseline", 0.5),
-    (2, "kept", "better", 0.4),
-    (3, "failed", "a nonsense", None),
-    (4, "discarded", "worse", 0.9),
-    (5, "kept", "best", 0.3),
-]
+@dataclass(frozen=True)
+class Story:
+    """A run: what its program says, what the agent answers, and how it must end."""
+
+    settings: str
+    replies: list[str]
+    expected: list[tuple[int, str, str | None, str, float | None]]  # number, status, standing, title, value
+    again: dict[int, list[str]]  # by experiment: what was measured again, and what for
+    strict: bool = False
+    points: int = 60  # at least so many to be killed at
+
+
+PLAIN = Story(
+    "seeds: 1",
+    [
+        edit("better", 0.5, 0.4),
+        *["TITLE: a nonsense\n\nNo edit at all."] * 4,  # two repairs and a whole file are asked for, in vain
+        edit("worse", 0.4, 0.9),
+        edit("best", 0.4, 0.3),
+    ],
+    [
+        (1, "kept", None, "baseline", 0.5),
+        (2, "kept", "provisional", "better", 0.4),
+        (3, "failed", None, "a nonsense", None),
+        (4, "discarded", None, "worse", 0.9),
+        (5, "kept", "provisional", "best", 0.3),
+    ],
+    {},
+)
+# The second edit is measured at 0.21 and is 0.41 in truth: it is kept, checked and rolled back.
+CHECKED = Story(
+    "seeds: 2",
+    [edit("better", 0.5, 0.4), edit("lucky", 0.4, 0.41), edit("best", 0.4, 0.3)],
+    [
+        (1, "kept", None, "baseline", 0.5),
+        (2, "kept", "confirmed", "better", 0.4),
+        (3, "kept", "rolled_back", "lucky", 0.21),
+        (4, "kept", "confirmed", "best", 0.3),
+    ],
+    {1: ["noise", "final"], 2: ["check"], 3: ["check"], 4: ["check", "final", "final"]},
+    strict=True,
+    points=90,
+)
+LUCK = {0.41: 0.2}  # by rate: what the first measurement flatters
 
 
 class ScriptedEngine:
@@ -67,9 +100,16 @@ class ScriptedEngine:
 
     def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement:
         watch(Progress("train", 0.0))
-        value = float(knobs.values(trial.source)["RATE"])
+        rate = float(knobs.values(trial.source)["RATE"])
+        again = "seed-" in trial.logs
+        value = round(rate - (0.0 if again else LUCK.get(rate, 0.0)), 9)
         if trial.tip:
             assert Path(trial.tip.train_cache, "kernel").exists()
+        if trial.weights:
+            assert Path(trial.weights).read_bytes() == b"kept"
+        if trial.keep is None:
+            return Measurement(seed=trial.seed, outcome="scored", value=value, harness="scripted")
+        Path(trial.logs).mkdir(exist_ok=True)
         for path in (trial.keep.weights, trial.keep.losses):
             Path(path).write_bytes(b"kept")
         for path in (trial.keep.train_cache, trial.keep.open_cache):
@@ -90,24 +130,28 @@ class Trap:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture(params=[PLAIN, CHECKED], ids=["plain", "checked"])
+def story(request: pytest.FixtureRequest) -> Story:
+    return request.param
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = tmp_path / "texts"
     texts.mkdir()
     for number in range(60):
         (texts / f"{number}.txt").write_text(f"{number} and some words, {number * number} of them\n" * 5)
     lab = tmp_path / "lab"
-    program = (
-        f"---\nedit: train_core.py\ncorpus: {texts}\nvocab_sizes: [256]\nmin_gain: 0.01\n---\nFind a better rate.\n"
-    )
+    settings = f"edit: train_core.py\ncorpus: {texts}\nvocab_sizes: [256]\nmin_gain: 0.01\n{story.settings}"
+    program = f"---\n{settings}\n---\nFind a better rate.\n"
     workspace.create(lab, {"train_core.py": FILE, "program.md": program}, "A lab")
-    (lab / "replies.jsonl").write_text("".join(json.dumps({"reply": reply}) + "\n" for reply in REPLIES))
+    (lab / "replies.jsonl").write_text("".join(json.dumps({"reply": reply}) + "\n" for reply in story.replies))
     prepare(str(texts), [256], tmp_path / "cache")
     monkeypatch.setattr(labs, "LocalEngine", ScriptedEngine)
     return lab
 
 
-def work(folder: Path) -> None:
+def work(folder: Path, story: Story) -> None:
     """What `autoresearch run` does."""
     lab = labs.open_lab(folder, folder.parent / "cache", {})
     program = load(folder / "program.md")
@@ -115,8 +159,8 @@ def work(folder: Path) -> None:
         text = (folder / "program.md").read_text()
         watcher = Watchers()
         agent = lab.agent(f"replay:{folder / 'replies.jsonl'}", "night", watcher)
-        loop = lab.loop(program, text, "night", watcher, agent)
-        loop.until(Limits(experiments=len(EXPECTED)))
+        loop = lab.loop(program, text, "night", watcher, agent, strict=story.strict)
+        loop.until(Limits(experiments=len(story.expected)))
 
 
 def in_a_process(action: Callable[[], None]) -> int:
@@ -134,7 +178,7 @@ def in_a_process(action: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def killed_at(point: int, folder: Path) -> int:
+def killed_at(point: int, folder: Path, story: Story) -> int:
     """Work, in a process that dies at the n-th commit of a transaction or call of git."""
     trap = Trap(point)
     write, call = Ledger._write, Workspace._git
@@ -153,23 +197,26 @@ def killed_at(point: int, folder: Path) -> int:
     def action() -> None:
         Ledger._write = writing  # type: ignore[method-assign]
         Workspace._git = calling  # type: ignore[method-assign]
-        work(folder)
+        work(folder, story)
 
     return in_a_process(action)
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, story: Story) -> None:
     """Ledger, refs and files agree with each other and with a run that nothing ever happened to."""
     space = Workspace(folder)
     ledger = Ledger(space.state, create=False)
     experiments = ledger.experiments("night")
-    assert [(e.number, e.status, e.title, e.value) for e in experiments] == EXPECTED
+    assert [(e.number, e.status, e.standing, e.title, e.value) for e in experiments] == story.expected
     assert {e.stage for e in experiments} == {"done"}
     for experiment in experiments:
-        firsts = [r for r in ledger.recorded("night", experiment.number) if r.purpose == "first"]
-        assert len(firsts) == (0 if experiment.status == "failed" else 1)
+        purposes = [record.measurement.purpose for record in ledger.recorded("night", experiment.number)]
+        first = [] if experiment.status == "failed" else ["first"]
+        assert purposes == [*first, *story.again.get(experiment.number, [])]
+        seeds = {record.measurement.seed for record in ledger.recorded("night", experiment.number)}
+        assert len(seeds) == len(purposes) - (experiment.number == 1) * purposes.count("final")  # of the same weights
         assert space.attempt("night", experiment.number) == experiment.commit
-    kept = [e for e in experiments if e.status == "kept"]
+    kept = [e for e in experiments if e.holds]
     assert space.branch("night") == kept[-1].commit
     assert [e.parent for e in kept[1:]] == [e.commit for e in kept[:-1]]
     for name in ("weights.safetensors", "losses.npz", "train-cache", "open-cache"):
@@ -178,7 +225,7 @@ def check(folder: Path) -> None:
     ledger.close()
 
 
-def test_a_run_killed_at_any_point_ends_as_if_nothing_had_happened(folder: Path) -> None:
+def test_a_run_killed_at_any_point_ends_as_if_nothing_had_happened(folder: Path, story: Story) -> None:
     state, points = folder / ".git", 0
     pristine = folder.parent / "pristine"
     shutil.copytree(state, pristine)
@@ -186,24 +233,24 @@ def test_a_run_killed_at_any_point_ends_as_if_nothing_had_happened(folder: Path)
         points += 1
         shutil.rmtree(state)
         shutil.copytree(pristine, state)
-        status = killed_at(points, folder)
+        status = killed_at(points, folder, story)
         if status == 0:
             break
         assert status == signal.SIGKILL, f"at point {points}"
-        assert in_a_process(lambda: work(folder)) == 0, f"after point {points}"
-        check(folder)
-    assert points > 60
-    check(folder)
+        assert in_a_process(lambda: work(folder, story)) == 0, f"after point {points}"
+        check(folder, story)
+    assert points > story.points
+    check(folder, story)
 
 
-def test_a_run_killed_again_and_again_still_ends(folder: Path) -> None:
+def test_a_run_killed_again_and_again_still_ends(folder: Path, story: Story) -> None:
     kills = 0
     for point in [3, 9, 14, 11, 17, 23, 12, 19, 13, 16, 21, 15] * 5:
-        status = killed_at(point, folder)
+        status = killed_at(point, folder, story)
         if status == 0:
             break
         assert status == signal.SIGKILL
         kills += 1
     assert kills >= 5
-    assert in_a_process(lambda: work(folder)) == 0
-    check(folder)
+    assert in_a_process(lambda: work(folder, story)) == 0
+    check(folder, story)

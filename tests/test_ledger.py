@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_measurement_is_read_back_whole(ledger: Ledger) -> None:
     )  # fmt: skip
     ledger.finish(ledger.begin(e, "replay", 7, {"DEPTH": 3}), full)
     (record,) = ledger.recorded("t", 1)
-    assert record.measurement == full and record.purpose == "replay" and record.changes == {"DEPTH": 3}
+    assert record.measurement == replace(full, purpose="replay") and record.changes == {"DEPTH": 3}
 
 
 def test_a_measurement_from_before_a_field_was_recorded_has_none(ledger: Ledger) -> None:
@@ -114,15 +115,28 @@ def test_the_tip_is_the_last_kept(ledger: Ledger) -> None:
     assert tip and tip.number == 2
 
 
-def test_repeats_are_of_one_experiment_on_one_device_and_without_transfers(ledger: Ledger) -> None:
+def test_what_was_measured_again_is_known_by_its_purpose(ledger: Ledger) -> None:
     done = measured(ledger, 2.0)
     measured(ledger, 3.0)
-    for value, device, purpose in ((2.1, "cpu", "replay"), (9.0, "gpu", "replay"), (9.0, "cpu", "transfer")):
+    for value, device, purpose in ((2.1, "cpu", "noise"), (9.0, "gpu", "replay"), (9.0, "cpu", "transfer")):
         id = ledger.begin(done, purpose, 5, {"DEPTH": 1} if purpose == "transfer" else None)
         ledger.finish(id, Measurement(5, "scored", value, device_name=device))
-    assert ledger.repeats("t") == [[2.0, 2.1]]
     (first, _) = ledger.experiments("t")
     assert [m.value for m in first.measurements] == [2.0, 2.1, 9.0]  # a transfer is a measurement of something else
+    assert [m.purpose for m in first.measurements] == ["first", "noise", "replay"]
+    assert first.values("first", "noise") == (2.0, 2.1)
+    assert first.values("replay") == ()  # on another device: not to be compared
+
+
+def test_a_standing_is_given_to_all_or_none(ledger: Ledger) -> None:
+    for value in (2.0, 1.0, 0.5):
+        measured(ledger, value)
+    ledger.stand("t", "rolled_back", {2: "rolled back with #3", 3: "rolled back"})
+    assert [(e.standing, e.reason) for e in ledger.experiments("t")][1:] == [
+        ("rolled_back", "rolled back with #3"), ("rolled_back", "rolled back"),
+    ]  # fmt: skip
+    tip = ledger.tip("t")
+    assert tip and tip.number == 1
 
 
 def test_calls_are_charged_and_kept_whole(ledger: Ledger) -> None:

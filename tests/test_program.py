@@ -28,6 +28,7 @@ DEFAULTS = {
     "memory_limit": None,
     "min_gain": 0.0005,
     "sigma": 0.0007,
+    "seeds": 3,
     "constants": {},
     "device": "auto",
 }

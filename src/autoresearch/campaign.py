@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Engine
 from autoresearch.program import program_of
 from autoresearch.records import Measurement, Metric, Program
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
+from autoresearch.stages import Engine
 from autoresearch.workspace import Workspace, check_tag
 
 # What a program may change in the middle of a run without making its figures incomparable.
-_FREE = {"min_gain", "memory_limit", "sigma", "startup_limit"}
+_FREE = {"min_gain", "memory_limit", "seeds", "sigma", "startup_limit"}
 
 
 def plan(

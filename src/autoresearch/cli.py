@@ -152,6 +152,10 @@ def run(
             "price.",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Measure each keep once more at once, and not only every 20 experiments."),
+    ] = False,
     notify: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,10 +169,12 @@ def run(
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
     from autoresearch.lab import open_lab
-    from autoresearch.loop import Limits, Watchers
+    from autoresearch.loop import Limits
     from autoresearch.report import tables
     from autoresearch.report.notify import Notifier
+    from autoresearch.report.status import report
     from autoresearch.report.watch import ConsoleWatcher, console
+    from autoresearch.stages import Watchers
 
     chosen, text = _program(program)
     tag = tag or chosen.name
@@ -182,7 +188,7 @@ def run(
         watcher = Watchers(shown, notifier)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
-        loop = lab.loop(chosen, text, tag, watcher, asked, corpus)
+        loop = lab.loop(chosen, text, tag, watcher, asked, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
             shown.say(f"note: {path} has edits that are not committed; a run starts from the commit")
@@ -190,6 +196,8 @@ def run(
         notifier.end(why)
     shown.say(f"stopped: {why}")
     put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
+    if line := tables.gain_line(report(lab.ledger, loop.run, alive=False)):
+        out.print(f"gain {line}", soft_wrap=True)
 
 
 @app.command("try")
@@ -326,7 +334,7 @@ def replay(
     if as_json:
         _print_json(tables.replay_as_dict(result))
     else:
-        put(tables.replay_table(result, replayer.run.metric), out)
+        put(tables.replay_table(result, replayer.repeater.run.metric), out)
     if any(m.outcome != "scored" for m in result.measurements):
         raise typer.Exit(1)
 

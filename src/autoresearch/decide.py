@@ -1,50 +1,159 @@
-"""Measurements so far -> Verdict. Pure: no clock, no file, no randomness."""
+"""Measurements so far -> what holds. Pure: no clock, no file, no randomness.
+
+One value says little: a night of a hundred experiments keeps the lucky among the equal. So a change is kept
+*provisionally* beyond one standard error of a difference; every CHECK_EVERY experiments the tip is measured once more,
+with a fresh seed, and all that was kept since the last check is *confirmed* or *rolled back*. What a run has gained is
+told by measurements that chose nothing: fresh seeds of the tip against those of the baseline that decided nothing.
+`benchmarks/verdict.py` simulates nights under these very functions.
+"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist, fmean
+from itertools import accumulate
+from statistics import fmean
 
-from autoresearch.records import Agreement, Experiment, Measurement, Metric, Spread, Verdict
+from autoresearch.records import Agreement, Experiment, Gain, Measurement, Metric, Purpose, Spread, Verdict
 from autoresearch.settings import Settings
 
 SHORTER_BY = 10  # lines that make an equal result worth keeping
 PRIOR_WEIGHT = 4  # the program's sigma counts as much as this many degrees of freedom
+ERRORS = 1.0  # standard errors of a difference that a gain must exceed
+CHECK_EVERY = 20  # experiments between two checks of the tip
 
 
-def decide(settings: Settings, metric: Metric, tip: Experiment | None, measurement: Measurement, lines: int) -> Verdict:
+def decide(
+    settings: Settings, metric: Metric, tip: Experiment | None, measurement: Measurement, lines: int, spread: Spread
+) -> Verdict:
     """Keep or not: `tip` is the last kept experiment (None for the baseline), `lines` the new length of the file."""
     if measurement.outcome != "scored" or measurement.value is None:
         status = "crashed" if measurement.outcome == "scored" else measurement.outcome
         return Verdict(status, measurement.reason or "no score")
-    if tip is None or tip.value is None:
+    if tip is None or tip.level is None:
         return Verdict("kept", "the baseline")
     if tip.deciding and tip.deciding.conditions != measurement.conditions:
         return Verdict("discarded", "not compared: device, torch, corpus or scoring code are not those of the tip")
-    gain = metric.gain(tip.value, measurement.value)
     limit = settings.memory_limit
     over = limit is not None and (measurement.peak_memory or 0) > limit
-    needed = settings.min_gain * (2 if over else 1)
+    return _compare(settings, metric, tip, (measurement.value,), lines, over, spread)
+
+
+def check(settings: Settings, metric: Metric, confirmed: Experiment, tip: Experiment, spread: Spread) -> Verdict:
+    """Whether the tip holds, by its checks alone: `kept` if it is still better than the last one that was confirmed,
+    or as good and shorter. Memory was weighed when it was kept."""
+    if not (values := tip.values("check")):
+        failed = next((m for m in reversed(tip.measurements) if m.purpose == "check"), None)
+        return Verdict("discarded", (failed and failed.reason) or "no score")
+    return _compare(settings, metric, confirmed, values, tip.lines or 0, False, spread)
+
+
+def _compare(
+    settings: Settings, metric: Metric, old: Experiment, new: Sequence[float], lines: int, over: bool, spread: Spread
+) -> Verdict:
+    """Whether `new` values of a file so many lines long beat the old one's level. over: the memory limit."""
+    gain = metric.gain(fmean(old.levels), fmean(new))
+    noise = max(settings.min_gain, ERRORS * spread.sigma * math.sqrt(1 / len(old.levels) + 1 / len(new)))
+    needed = noise * (2 if over else 1)
     memory = " and uses more memory than the limit" if over else ""
+    sigmas = f"{abs(gain):.4f} ({abs(gain) / spread.sigma:.1f} sigma)"
     if gain > needed:
-        return Verdict("kept", f"better by {gain:.4f}{memory}")
-    saved = (tip.lines or 0) - lines
-    if abs(gain) <= settings.min_gain and saved >= SHORTER_BY and not over:
+        return Verdict("kept", f"better by {sigmas}{memory}")
+    saved = (old.lines or 0) - lines
+    if abs(gain) <= noise and saved >= SHORTER_BY and not over:
         return Verdict("kept", f"equal ({gain:+.4f}) and {saved} lines of code shorter")
-    if gain > settings.min_gain:
-        return Verdict("discarded", f"better by {gain:.4f}{memory}: that asks for more than {needed:g}")
+    if gain > noise:
+        return Verdict("discarded", f"better by {sigmas}{memory}: that asks for more than {needed:.2g}")
     if gain > 0:
-        return Verdict("discarded", f"better by {gain:.4f}, not by more than {needed:g}{memory}")
-    return Verdict("discarded", f"worse by {-gain:.4f}{memory}" if gain else f"no change{memory}")
+        return Verdict("discarded", f"better by {sigmas}, not by more than {needed:.2g}{memory}")
+    return Verdict("discarded", f"worse by {sigmas}{memory}" if gain else f"no change{memory}")
 
 
-def spread(prior: float, repeats: Iterable[Sequence[float]]) -> Spread:
-    """Sigma pooled over groups of repeated values, shrunk towards the prior (which counts as PRIOR_WEIGHT of them)."""
-    total, freedom = PRIOR_WEIGHT * prior**2, float(PRIOR_WEIGHT)
-    for values in repeats:
+# ---------------------------------------------------------------------------------------------- measured again
+
+
+def confirmed(history: Sequence[Experiment]) -> Experiment:
+    """The last one that is surely better than what was before it; at first the baseline."""
+    return next((e for e in reversed(history) if e.standing == "confirmed"), history[0])
+
+
+def due(settings: Settings, history: Sequence[Experiment], strict: bool = False) -> tuple[Experiment, Purpose] | None:
+    """What is to be measured again before the next proposal, and what for. strict: check each keep at once."""
+    if not history or history[0].status != "kept":
+        return None
+    if _measured(history[0], "noise") < settings.seeds - 1:
+        return history[0], "noise"
+    tip = [e for e in history if e.holds][-1]
+    regular = (history[-1].number - 1) % CHECK_EVERY == 0
+    if tip.standing == "provisional" and not _measured(tip, "check") and settings.seeds > 1 and (regular or strict):
+        return tip, "check"
+    return None
+
+
+def last_due(settings: Settings, history: Sequence[Experiment]) -> tuple[Experiment, Purpose] | None:
+    """The same when a run comes to its end: a last check, and then what its gain is told by."""
+    if settings.seeds == 1 or due(settings, history):
+        return due(settings, history)
+    held = [e for e in history if e.holds]
+    if len(held) < 2:
+        return None
+    tip = held[-1]
+    if tip.standing == "provisional" and not _measured(tip, "check"):
+        return tip, "check"
+    if _measured(history[0], "final") < len(history[0].scored("noise")):
+        return history[0], "final"
+    return (tip, "final") if _measured(tip, "final") < settings.seeds else None
+
+
+def reserve(settings: Settings) -> int:
+    """Trainings that a run may still need when its last proposal is decided."""
+    return 0 if settings.seeds == 1 else 1 + settings.seeds
+
+
+def _measured(experiment: Experiment, purpose: Purpose) -> int:
+    return sum(m.purpose == purpose for m in experiment.measurements)
+
+
+# ---------------------------------------------------------------------------------------------- statistics
+
+
+def repeats(history: Iterable[Experiment], without: int | None = None) -> list[tuple[float, ...]]:
+    """Groups of values that differ by chance alone. `without`: leave out the experiment of that number.
+
+    A value that chose its experiment is none of them, since being chosen moved it. Nothing chose the baseline's.
+    """
+    groups: list[tuple[float, ...]] = []
+    for experiment in history:
+        if experiment.number == 1:
+            kinds: tuple[tuple[Purpose, ...], ...] = (("first", "noise", "replay"),)
+        else:
+            kinds = (("replay",), ("final",))  # which were scored on different splits
+        groups += [experiment.values(*purposes) for purposes in kinds if experiment.number != without]
+    return [values for values in groups if len(values) > 1]
+
+
+def spread(prior: float, groups: Iterable[Sequence[float]], weight: float = PRIOR_WEIGHT) -> Spread:
+    """Sigma pooled over groups of repeated values, shrunk towards the prior, which counts as `weight` of them."""
+    total, freedom = weight * prior**2, float(weight)
+    for values in groups:
         mean = fmean(values)
         total += sum((value - mean) ** 2 for value in values)
         freedom += len(values) - 1
-    return Spread(math.sqrt(total / freedom), freedom)
+    return Spread(math.sqrt(total / freedom) if freedom else math.nan, freedom)
+
+
+def gain(metric: Metric, history: Sequence[Experiment]) -> Gain | None:
+    """What the tip has gained over the baseline on the test split; None before that was measured.
+
+    The interval is Student's, with sigma from repeats alone: the program's own guess has no part in it.
+    """
+    tips = [e for e in history if e.holds]
+    if len(tips) < 2 or not (old := tips[0].values("final")) or not (new := tips[-1].values("final")):
+        return None
+    found = spread(0.0, repeats(history), weight=0.0)
+    error = None
+    if found.freedom:
+        error = student(0.975, found.freedom) * found.sigma * math.sqrt(1 / len(old) + 1 / len(new))
+    return Gain(metric.gain(fmean(old), fmean(new)), error, fmean(old), fmean(new), (len(old), len(new)))
 
 
 def agreement(recorded: float, again: Sequence[float], spread: Spread) -> Agreement:
@@ -55,11 +164,16 @@ def agreement(recorded: float, again: Sequence[float], spread: Spread) -> Agreem
 
 
 def student(p: float, freedom: float) -> float:
-    """Quantile of Student's t: Cornish and Fisher's expansion, within 1 % from 4 degrees of freedom at 0.975."""
-    z = NormalDist().inv_cdf(p)
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
-    )
+    """Quantile of Student's t, to five digits.
+
+    With t = sqrt(freedom) * tan(a), the density of a is that of cos(a) ** (freedom - 1), between fixed ends.
+    """
+    if p < 0.5:
+        return -student(1 - p, freedom)
+    steps = 4000
+    width = min(math.pi / 2, 20 / math.sqrt(freedom)) / steps  # beyond t = 20 is nothing where freedom is large
+    areas = list(accumulate((math.cos((i + 0.5) * width) ** (freedom - 1) for i in range(steps)), initial=0.0))
+    share = (2 * p - 1) * areas[-1]
+    index = bisect_left(areas, share, lo=1)
+    angle = (index - 1 + (share - areas[index - 1]) / (areas[index] - areas[index - 1])) * width
+    return math.sqrt(freedom) * math.tan(angle)

@@ -17,12 +17,14 @@ from autoresearch.corpus import prepare, sources, store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Agent, Loop, Watcher
+from autoresearch.loop import Agent, Loop
 from autoresearch.program import program_of, shipped
 from autoresearch.records import CorpusView, Exchange, Program, Waiting
+from autoresearch.repeat import Repeater
 from autoresearch.replay import Replayer
 from autoresearch.schema import Run
 from autoresearch.settings import Device
+from autoresearch.stages import Watcher
 from autoresearch.workspace import Workspace
 
 
@@ -111,8 +113,9 @@ class Lab:
         watcher: Watcher,
         agent: Agent,
         corpus_spec: str | None = None,
+        strict: bool = False,
     ) -> Loop:
-        """The loop of a run, begun or taken up."""
+        """The loop of a run, begun or taken up. strict: it checks each keep at once."""
         named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device)
         begun = self.ledger.run(tag)
@@ -121,7 +124,7 @@ class Lab:
         new = campaign.plan(tag, program, text, spec, prepared.fingerprint, agent.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)
         engine.reap()
-        return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher)
+        return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher, strict)
 
     def replayer(self, run: Run, watcher: Watcher) -> Replayer:
         """What measures commits of a run again. CorpusError if its corpus is not here any more."""
@@ -133,7 +136,7 @@ class Lab:
         device = program_of(run).settings.device
         engine = self.engine(f"{run.tag}~replay", device)  # no tag has a ~: not what a run measures
         engine.reap()
-        return Replayer(run, self.ledger, self.workspace, engine, self._views(prepared), watcher)
+        return Replayer(Repeater(run, self.ledger, self.workspace, engine, self._views(prepared), watcher))
 
     def engine(self, label: str, device: Device) -> LocalEngine:
         return LocalEngine(self.cache / "scratch", self.environ, f"{self._id()}-{label}", device)

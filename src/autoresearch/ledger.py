@@ -16,12 +16,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoresearch.errors import LedgerError
-from autoresearch.records import Exchange, Experiment, Measurement, Proposal, Stage, Usage
+from autoresearch.records import Exchange, Experiment, Measurement, Proposal, Purpose, Stage, Standing, Usage
 from autoresearch.schema import (
     MIGRATIONS,
     SCHEMA,
     Calls,
-    Purpose,
     Recorded,
     Run,
     Session,
@@ -232,6 +231,15 @@ class Ledger:
         )
         return replace(experiment, stage=stage, **changes)
 
+    def stand(self, tag: str, standing: Standing, reasons: Mapping[int, str]) -> None:
+        """Confirm or roll back kept experiments, all or none; each by its number gets its reason."""
+        with self._write() as db:
+            for number, reason in reasons.items():
+                db.execute(
+                    "UPDATE experiments SET standing = ?, reason = ? WHERE tag = ? AND number = ?",
+                    (standing, reason, tag, number),
+                )
+
     def patch(self, experiment: Experiment) -> dict[str, str] | None:
         """The files of a proposal; None if it has no patch, or is done with."""
         query = "SELECT patch FROM experiments WHERE tag = ? AND number = ?"
@@ -300,7 +308,7 @@ class Ledger:
             return int(cursor.lastrowid or 0)
 
     def finish(self, id: int, measurement: Measurement) -> None:
-        """Record what came of a measurement that decides nothing: a replay."""
+        """Record what came of a measurement that decides about no proposal."""
         with self._write() as db:
             self._finish(db, id, measurement)
 
@@ -317,15 +325,6 @@ class Ledger:
             tag, number, number,
         )  # fmt: skip
         return [recorded_of(row) for row in rows]
-
-    def repeats(self, tag: str, without: int | None = None) -> list[list[float]]:
-        """Values of experiments measured more than once under the same conditions; `without` leaves one out."""
-        groups: dict[tuple[object, ...], list[float]] = {}
-        for record in self.recorded(tag):
-            m = record.measurement
-            if m.value is not None and record.purpose != "transfer" and record.number != without:
-                groups.setdefault((record.number, m.conditions), []).append(m.value)
-        return [values for values in groups.values() if len(values) > 1]
 
     # ------------------------------------------------------------------------------------------ model calls
 
@@ -367,6 +366,7 @@ class Ledger:
 
 
 def _measured(recorded: list[Recorded]) -> tuple[Measurement, ...]:
-    """Of one experiment's measurements the one that decides, which is the last that was to, and the replays."""
-    deciding = [r.measurement for r in recorded if r.purpose == "first"][-1:]
-    return (*deciding, *(r.measurement for r in recorded if r.purpose == "replay"))
+    """Of one experiment's measurements the one that decides, which is the last that was to, and what repeats it."""
+    measured = [record.measurement for record in recorded]
+    deciding = [m for m in measured if m.purpose == "first"][-1:]
+    return (*deciding, *(m for m in measured if m.purpose not in ("first", "transfer")))

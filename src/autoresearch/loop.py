@@ -1,34 +1,29 @@
 """The cycle: propose, commit, train and score, decide, keep or revert, until time or experiments are spent.
 
 Each stage takes the experiment as it stands and returns it one stage further, written to the ledger. A process that
-is killed at any point leaves an experiment in some stage, and the next start goes on from there.
+is killed at any point leaves an experiment in some stage, and the next start goes on from there. Between experiments
+is measured again what `decide` says is due: what holds is confirmed, what does not is rolled back.
 """
 
-import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Protocol
 
 from autoresearch import decide, knobs, trial
 from autoresearch.errors import AgentError, EngineError, LimitReached, UserError
+from autoresearch.inert import inert
 from autoresearch.ledger import Ledger
-from autoresearch.records import (
-    Brief,
-    CorpusView,
-    Experiment,
-    Measurement,
-    Patch,
-    Program,
-    Progress,
-    Proposal,
-    Trial,
-    Waiting,
-)
+from autoresearch.records import Brief, CorpusView, Experiment, Patch, Program, Proposal, Purpose, Spread, Standing
+from autoresearch.repeat import Repeater, seed_of
 from autoresearch.schema import Run
+from autoresearch.settings import Settings
+from autoresearch.stages import Engine, Watcher
 from autoresearch.units import format_duration
 from autoresearch.workspace import Workspace
+
+Due = Callable[[Settings, Sequence[Experiment]], tuple[Experiment, Purpose] | None]
 
 FAILURES = 5  # proposals in a row without a patch, after which an agent is not asked again
 
@@ -41,45 +36,6 @@ class Agent(Protocol):
     def propose(self, brief: Brief) -> Proposal: ...
 
 
-class Engine(Protocol):
-    """Where experiments run."""
-
-    hardware: str  # one line: what an experiment runs on
-    fingerprint: str  # of the code that measures
-
-    def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement: ...
-
-
-class Watcher(Protocol):
-    """Who looks on: told of every stage, of progress within one, and of what is waited for."""
-
-    def stage(self, experiment: Experiment) -> None: ...
-
-    def progress(self, experiment: Experiment, progress: Progress) -> None: ...
-
-    def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
-        """None: it is over."""
-
-
-class Watchers:
-    """Several who look on, as one: each is told, in the order given."""
-
-    def __init__(self, *watchers: Watcher) -> None:
-        self._watchers = watchers
-
-    def stage(self, experiment: Experiment) -> None:
-        for watcher in self._watchers:
-            watcher.stage(experiment)
-
-    def progress(self, experiment: Experiment, progress: Progress) -> None:
-        for watcher in self._watchers:
-            watcher.progress(experiment, progress)
-
-    def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
-        for watcher in self._watchers:
-            watcher.waiting(experiment, waiting)
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When to stop: at a time (seconds since the epoch), and at a number of experiments in the run, the baseline's
@@ -89,7 +45,7 @@ class Limits:
     experiments: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Loop:
     """One run at work, with all it needs at hand."""
 
@@ -101,13 +57,21 @@ class Loop:
     engine: Engine
     corpus: Callable[[int], CorpusView]  # the corpus encoded with a vocabulary of that size
     watcher: Watcher
+    strict: bool = False  # check each keep at once
 
-    def until(self, limits: Limits) -> str:
-        """Run experiments until a limit is reached, which it returns in words. Raises UserError if it cannot go on."""
+    @cached_property
+    def repeater(self) -> Repeater:
+        """What measures again."""
+        return Repeater(self.run, self.ledger, self.workspace, self.engine, self.corpus, self.watcher)
+
+    def until(self, limits: Limits, alone: bool = False) -> str:
+        """Run experiments until a limit is reached, which it returns in words. Raises UserError if it cannot go on.
+
+        alone: measure nothing again, before, between or after them."""
         session = self.ledger.enter(self.run.tag, self.agent.name)
         why = "interrupted"
         try:
-            why = self._until(limits)
+            why = self._until(limits, alone)
         except UserError as error:
             why = f"failed: {error}"
             raise
@@ -120,7 +84,7 @@ class Loop:
         waiting = self.ledger.open_experiment(self.run.tag)
         ours = waiting.number > 1 and (waiting.stage == "proposing" or self._is_the_same(waiting))
         number = waiting.number if ours else max(2, waiting.number + 1)
-        self.until(Limits(experiments=number))
+        self.until(Limits(experiments=number), alone=True)
         tried = self.ledger.experiment(self.run.tag, number)
         assert tried
         return tried
@@ -132,11 +96,17 @@ class Loop:
         proposal = self.agent.propose(self._brief(waiting))
         return proposal.patch is not None and self.ledger.patch(waiting) == dict(proposal.patch.files)
 
-    def _until(self, limits: Limits) -> str:
+    def _until(self, limits: Limits, alone: bool) -> str:
         failed = 0
+        self._settle_standing()
         while True:
             experiment = self.ledger.unfinished(self.run.tag)
-            if why := self._spent(limits) or self._too_late(experiment, limits):
+            if experiment is None and not alone:
+                self._repeat(partial(decide.due, strict=self.strict), limits.deadline)
+            reserved = 0 if alone else decide.reserve(self.program.settings)
+            if why := self._spent(limits) or self._too_late(experiment, limits, reserved):
+                if experiment is None and not alone:
+                    self._repeat(decide.last_due, limits.deadline)
                 return why
             experiment = experiment or self.ledger.open_experiment(self.run.tag)
             while experiment.stage != "done":
@@ -184,6 +154,8 @@ class Loop:
         tip, number, files = self._tip(), experiment.number, self.ledger.patch(experiment)
         if files is None:
             return self.ledger.advance(experiment, "decided", status="failed")
+        if files and number > 1 and (idle := self._inert(tip, files)):
+            return self.ledger.advance(experiment, "decided", status="failed", reason=idle)
         if files:
             commit = self.workspace.commit(self.run.tag, number, tip, files, _message(experiment, self.run.tag))
         else:
@@ -228,7 +200,8 @@ class Loop:
         measurement = experiment.deciding
         assert measurement
         tip = self.ledger.tip(self.run.tag)
-        verdict = decide.decide(self.program.settings, self.run.metric, tip, measurement, experiment.lines or 0)
+        settings, metric = self.program.settings, self.run.metric
+        verdict = decide.decide(settings, metric, tip, measurement, experiment.lines or 0, self._spread())
         standing = "provisional" if verdict.status == "kept" and tip is not None else None
         return self.ledger.advance(
             experiment, "decided", status=verdict.status, reason=verdict.reason, standing=standing
@@ -238,10 +211,67 @@ class Loop:
         """Make the verdict true in git, and let go of what is not needed any more."""
         if experiment.status == "kept" and experiment.commit and experiment.parent:
             self.workspace.keep(self.run.tag, experiment.commit, experiment.parent)
-        kept = [e.number for e in self.ledger.experiments(self.run.tag) if e.status == "kept"]
-        for number in {experiment.number, *kept} - {1, *kept[-1:]}:
-            trial.let_go(self.ledger, self.run.tag, number)
+        self._let_go(experiment)
         return self.ledger.advance(experiment, "done", ended=time.time())
+
+    # ------------------------------------------------------------------------------------------ measured again
+
+    def _repeat(self, due: Due, deadline: float | None) -> None:
+        """Measure again what is due, one after the other, as long as there is time for it."""
+        settings = self.program.settings
+        while True:
+            history = self.ledger.experiments(self.run.tag)
+            self._settle_check(history)
+            history = self.ledger.experiments(self.run.tag)
+            task = due(settings, history)
+            if task is None or (deadline is not None and deadline - time.time() < self._expected()):
+                return
+            experiment, purpose = task
+            if (experiment.number, purpose) == (1, "final"):
+                trained = experiment.scored("noise")[len(experiment.scored("final"))]
+                found = self.repeater.score(experiment, trained, self.program, deadline)
+            else:
+                source = self.repeater.source(experiment, self.program)
+                found = self.repeater.train(experiment, purpose, self.program, source, deadline=deadline)
+            self.watcher.repeated(experiment, found)
+
+    def _settle_check(self, history: list[Experiment]) -> None:
+        """Confirm or roll back what a check has judged, and all that was kept since the last one."""
+        tip = self.ledger.tip(self.run.tag)
+        if tip is None or tip.standing != "provisional" or not any(m.purpose == "check" for m in tip.measurements):
+            return
+        last = decide.confirmed(history)
+        verdict = decide.check(self.program.settings, self.run.metric, last, tip, self._spread())
+        standing: Standing = "confirmed" if verdict.status == "kept" else "rolled_back"
+        word = standing.replace("_", " ")
+        said = {
+            e.number: f"{e.reason}; {word} with #{tip.number}" for e in history if e.holds and e.number > last.number
+        }
+        said[tip.number] = f"{tip.reason}; {word}: measured again, against #{last.number}, {verdict.reason}"
+        self.ledger.stand(self.run.tag, standing, said)
+        self._settle_standing()
+        self.watcher.checked(replace(tip, standing=standing, reason=said[tip.number]))
+
+    def _settle_standing(self) -> None:
+        """Make true in git what a check has rolled back, and let go of what is not needed any more."""
+        tip, branch = self.ledger.tip(self.run.tag), self.workspace.branch(self.run.tag)
+        undone = {e.commit for e in self.ledger.experiments(self.run.tag) if e.standing == "rolled_back"}
+        if tip and tip.commit and branch and branch in undone:
+            self.workspace.keep(self.run.tag, tip.commit, branch)
+        self._let_go()
+
+    def _let_go(self, *done: Experiment) -> None:
+        """Delete what was left of these and of what was kept, but for the baseline, the tip and what it may fall back
+        to."""
+        history = self.ledger.experiments(self.run.tag)
+        kept = [e for e in history if e.status == "kept"]
+        if kept:
+            needed = {1, decide.confirmed(history).number, *[e.number for e in kept if e.holds][-1:]}
+            for number in {e.number for e in (*done, *kept)} - needed:
+                trial.let_go(self.ledger, self.run.tag, number)
+
+    def _spread(self) -> Spread:
+        return decide.spread(self.program.settings.sigma, decide.repeats(self.ledger.experiments(self.run.tag)))
 
     # ------------------------------------------------------------------------------------------ limits
 
@@ -251,13 +281,16 @@ class Loop:
         done = sum(e.stage == "done" for e in self.ledger.experiments(self.run.tag))
         return f"{done} experiments are done" if done >= limits.experiments else None
 
-    def _too_late(self, experiment: Experiment | None, limits: Limits) -> str | None:
-        """An experiment that cannot finish before the deadline is not started; nor is a proposal for one."""
+    def _too_late(self, experiment: Experiment | None, limits: Limits, reserved: int = 0) -> str | None:
+        """An experiment that cannot finish before the deadline is not started; nor is a proposal for one, if it would
+        leave no time for so many trainings after it."""
         if limits.deadline is None or (experiment and experiment.stage in ("measured", "decided")):
             return None
         left, expected = limits.deadline - time.time(), self._expected()
         if left < expected:
             return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(expected)}"
+        if experiment is None and left < (1 + reserved) * expected:
+            return f"{format_duration(left)} are left, which the last {reserved} trainings of a run are to have"
         return None
 
     def _expected(self) -> float:
@@ -267,6 +300,11 @@ class Loop:
         return max(totals, default=self.program.settings.budget * 1.1 + 10)
 
     # ------------------------------------------------------------------------------------------ helpers
+
+    def _inert(self, tip: str, files: Mapping[str, str]) -> str | None:
+        """Why a patch on the tip is no experiment, if none of its files is."""
+        reasons = [inert(self.workspace.read(tip, path), text) for path, text in files.items()]
+        return reasons[0] if all(reasons) else None
 
     def _tip(self) -> str:
         tip = self.ledger.tip(self.run.tag)
@@ -303,11 +341,6 @@ class Loop:
         log = self.ledger.folder_of(self.run.tag, experiment.number) / "train.log"
         where = f" Its log is {log}." if log.exists() else ""
         return f"Mend {self.program.settings.edit[0]}, commit, and run again.{where}"
-
-
-def seed_of(run: Run, number: int, measurement: int) -> int:
-    """A seed nobody chose: a hash of the run's secret, the experiment and the measurement, 31 bits."""
-    return int.from_bytes(hashlib.sha256(f"{run.seed}/{number}/{measurement}".encode()).digest()[:4]) >> 1
 
 
 def _message(experiment: Experiment, tag: str) -> str:

@@ -5,6 +5,7 @@ Each stage takes the record before it and returns a new one. Records are frozen;
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal
 
 from autoresearch.settings import Settings
@@ -14,6 +15,10 @@ Stage = Literal["proposing", "proposed", "committed", "running", "measured", "de
 Status = Literal["running", "kept", "discarded", "stopped", "crashed", "failed", "quarantined"]
 Standing = Literal["provisional", "confirmed", "rolled_back"]
 Outcome = Literal["scored", "crashed", "stopped", "quarantined"]
+# What a measurement is for: `first` decides about its experiment, and is never what is reported of it. With fresh
+# seeds, `noise` repeats the baseline as a run begins, `check` a provisional tip, `final` the tip on the test split as
+# it ends (of the baseline's repeats only the scoring), `replay` what a person asks for, `transfer` that with changes.
+Purpose = Literal["first", "noise", "check", "final", "replay", "transfer"]
 
 FAMILIES = (
     "attention", "architecture", "embedding", "optimizer", "schedule", "initialization",
@@ -134,11 +139,12 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class CorpusView:
-    """What one experiment reads of a corpus. Only the scorer is ever told of `validation`."""
+    """What one experiment reads of a corpus. Only the scorer is ever told of more than `train`."""
 
     fingerprint: str
     train: TokenFile
     validation: TokenFile
+    test: TokenFile | None = None  # scored in place of `validation` when a run ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,7 @@ class Trial:
     settings: Settings
     tip: Kept | None = None  # what there is of the run's tip; None: there is none
     keep: Kept | None = None  # where to leave the same of this trial, once it is scored; None: nowhere
+    weights: str | None = None  # path of weights to score; None: train them
     logs: str = ""  # folder for logs and curves, in the ledger's keeping
     deadline: float | None = None  # time.time() after which nothing may run
 
@@ -213,6 +220,7 @@ class Measurement:
     seed: int
     outcome: Outcome
     value: float | None = None
+    purpose: Purpose = "first"
     phase: str | None = None  # where it ended, if it was not scored: import, build, warmup, train, save, score
     reason: str | None = None  # one line
     traceback: str | None = None  # bounded tail; of training only, since what scorers print reaches no agent
@@ -282,7 +290,7 @@ class Experiment:
     reason: str | None = None
     created: float = 0.0  # seconds since the epoch
     ended: float | None = None
-    measurements: tuple[Measurement, ...] = ()  # the one that decides first, then replays
+    measurements: tuple[Measurement, ...] = ()  # the one that decides, then what was measured again
 
     @property
     def holds(self) -> bool:
@@ -294,6 +302,27 @@ class Experiment:
         """The measurement that the verdict rests on."""
         return self.measurements[0] if self.measurements else None
 
+    def scored(self, *purposes: Purpose) -> tuple[Measurement, ...]:
+        """Its scored measurements for these purposes, as far as they compare with the one that decides."""
+        conditions = self.deciding.conditions if self.deciding else None
+        found = [m for m in self.measurements if m.purpose in purposes and m.conditions == conditions]
+        return tuple(m for m in found if m.outcome == "scored" and m.value is not None)
+
+    def values(self, *purposes: Purpose) -> tuple[float, ...]:
+        """The scores of these."""
+        return tuple(m.value for m in self.scored(*purposes) if m.value is not None)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The values that later ones are compared with: those of its checks, or else the one that decided. That one
+        was chosen for being good, so that it flatters; a check was not."""
+        return self.values("check") or (() if self.value is None else (self.value,))
+
+    @property
+    def level(self) -> float | None:
+        """The mean of its `levels`."""
+        return fmean(self.levels) if self.levels else None
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -301,6 +330,18 @@ class Spread:
 
     sigma: float
     freedom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a run has gained, by measurements that chose nothing, with the interval that holds the truth 95 times in
+    100; None where there are too few to say."""
+
+    value: float  # in the metric's unit; positive is better
+    error: float | None  # half the interval
+    baseline: float  # means of the fresh values
+    tip: float
+    n: tuple[int, int]  # how many of each
 
 
 @dataclass(frozen=True, slots=True)

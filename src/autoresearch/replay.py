@@ -1,16 +1,14 @@
 """Measure a recorded commit again: does its figure repeat, and does it transfer to other constants?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
-from autoresearch import decide, knobs, trial
+from autoresearch import decide, knobs
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Engine, Watcher, seed_of
 from autoresearch.program import program_of
-from autoresearch.records import CorpusView, Experiment, Measurement, Program, Replay
-from autoresearch.schema import Purpose, Run
+from autoresearch.records import Experiment, Measurement, Program, Purpose, Replay
+from autoresearch.repeat import Repeater
 from autoresearch.workspace import Workspace
 
 
@@ -35,14 +33,9 @@ def find(name: str, tag: str | None, workspace: Workspace, ledger: Ledger) -> Ex
 
 @dataclass(frozen=True, slots=True)
 class Replayer:
-    """All that a replay needs at hand."""
+    """What a person has measured again, and how it compares."""
 
-    run: Run
-    ledger: Ledger
-    workspace: Workspace
-    engine: Engine
-    corpus: Callable[[int], CorpusView]
-    watcher: Watcher
+    repeater: Repeater
 
     def replay(
         self,
@@ -61,45 +54,23 @@ class Replayer:
         source = self._source(experiment, program, changes)
         purpose: Purpose = "transfer" if changes or budget else "replay"
         noted = {**changes, **({"budget": budget} if budget else {})}
-        first = len(self.ledger.recorded(self.run.tag, experiment.number)) + 1
-        measurements = []
-        for index in range(seeds):
-            seed = seed_of(self.run, experiment.number, first + index)
-            id = self.ledger.begin(experiment, purpose, seed, noted)
-            measurement = self._measure(experiment, program, source, seed)
-            self.ledger.finish(id, measurement)
-            measurements.append(measurement)
-        return self._compare(experiment, program, noted, tuple(measurements))
+        again = [self.repeater.train(experiment, purpose, program, source, noted) for _ in range(seeds)]
+        return self._compare(experiment, program, noted, tuple(again))
 
     def _program(self, budget: float | None) -> Program:
-        program = program_of(self.run)
+        program = program_of(self.repeater.run)
         if budget is None:
             return program
         return replace(program, settings=program.settings.model_copy(update={"budget": budget}))
 
     def _source(self, experiment: Experiment, program: Program, changes: Mapping[str, knobs.Value]) -> str:
-        if experiment.commit is None:
-            raise Misuse(
-                f"experiment {experiment.number} has no commit: {experiment.reason or 'no patch applied'}.",
-                "Replay one that has: `autoresearch log` lists them.",
-            )
-        path = program.settings.edit[0]
-        source = self.workspace.read(experiment.commit, path)
+        source = self.repeater.source(experiment, program)
         known = knobs.read(source)
         for name in changes:
             if name not in known:
+                path = program.settings.edit[0]
                 raise Misuse(f"{path} has no constant {name} there.", f"It has {', '.join(known)}.")
         return knobs.assign(source, changes)
-
-    def _measure(self, experiment: Experiment, program: Program, source: str, seed: int) -> Measurement:
-        logs = self.ledger.folder_of(self.run.tag, experiment.number) / f"seed-{seed}"
-        logs.mkdir(exist_ok=True)
-        tip = trial.tip(self.ledger, self.run.tag)
-        try:
-            prepared = trial.build(program, source, seed, self.corpus, logs, tip=tip)
-        except trial.Unfit as error:
-            return trial.unfit(seed, error)
-        return self.engine.measure(prepared, partial(self.watcher.progress, experiment))
 
     def _compare(
         self,
@@ -111,7 +82,8 @@ class Replayer:
         # The recorded value is what is tested, so it has no part in the spread that it is tested against.
         then = experiment.deciding.conditions if experiment.deciding else None
         values = [m.value for m in measurements if m.value is not None and m.conditions == then]
-        others = self.ledger.repeats(self.run.tag, without=experiment.number)
+        history = self.repeater.ledger.experiments(self.repeater.run.tag)
+        others = decide.repeats(history, without=experiment.number)
         spread = decide.spread(program.settings.sigma, [*others, *([values] if values else [])])
         agreement = None
         if experiment.value is not None and values and not noted:

@@ -3,8 +3,8 @@
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,7 +49,6 @@ MIGRATIONS: dict[int, str] = {
     """,
 }
 
-Purpose = Literal["first", "replay", "transfer"]
 _MEASUREMENT = TypeAdapter(Measurement)
 
 
@@ -91,7 +90,6 @@ class Recorded:
 
     id: int
     number: int
-    purpose: Purpose
     changes: Mapping[str, Any] | None
     measurement: Measurement
 
@@ -121,7 +119,7 @@ def experiment_of(row: sqlite3.Row, measurements: tuple[Measurement, ...]) -> Ex
 def measurement_of(row: sqlite3.Row) -> Measurement:
     """What a row of `measurements` holds. LedgerError if it does not."""
     try:
-        return _MEASUREMENT.validate_json(row["detail"])
+        return replace(_MEASUREMENT.validate_json(row["detail"]), purpose=row["purpose"])
     except ValidationError as error:
         raise LedgerError(
             f"measurement {row['id']} in the ledger is not readable.", "Was the ledger edited by hand?"
@@ -136,4 +134,4 @@ def measurement_as_json(measurement: Measurement) -> str:
 def recorded_of(row: sqlite3.Row) -> Recorded:
     """A row of `measurements`."""
     changes = json.loads(row["changes"] or "null")
-    return Recorded(row["id"], row["number"], row["purpose"], changes, measurement_of(row))
+    return Recorded(row["id"], row["number"], changes, measurement_of(row))

@@ -55,6 +55,14 @@ class Settings(BaseModel):
     sigma: Annotated[
         float, Field(gt=0, description="expected run-to-run standard deviation, used until it has been measured")
     ] = 0.0007
+    seeds: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="trainings, each with a fresh seed, of the baseline as a run begins and of the tip as it ends, "
+            "by which its gain is reported; 1: none but the experiments themselves",
+        ),
+    ] = 3
     constants: Annotated[
         Mapping[str, bool | int | float | str],
         Field(description="constants the baseline is given, such as `{DEPTH: 2}`; the commit says so"),

@@ -5,6 +5,7 @@ import io
 import shutil
 import tokenize
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from autoresearch import knobs
@@ -59,11 +60,13 @@ def build(
     *,
     tip: Kept | None = None,
     keep: bool = False,
+    test: bool = False,
     deadline: float | None = None,
 ) -> Trial:
     """The trial of one file. Raises Unfit if its constants break the program's rules, before any process starts.
 
-    `tip`: what is left of the run's tip. `keep`: leave the same of this trial in `logs`.
+    `tip`: what is left of the run's tip. `keep`: leave the same of this trial in `logs`. `test`: score the split that
+    is laid aside for the end.
     """
     settings = program.settings
     constants = knobs.values(source)
@@ -79,6 +82,11 @@ def build(
     view = corpus(vocab_size)
     if not 2 <= context <= view.validation.tokens:
         raise Unfit(f"CONTEXT is {context}, and must be from 2 to {view.validation.tokens}")
+    if test:
+        if view.test is None:
+            raise Unfit("the corpus has no test split")
+        view = replace(view, validation=view.test)
+        tip = replace(tip, losses="") if tip else None  # they are of another text
     return Trial(
         source=source,
         seed=seed,
@@ -87,7 +95,7 @@ def build(
         corpus=view,
         settings=settings,
         tip=tip,
-        keep=_kept(logs) if keep else None,
+        keep=kept(logs) if keep else None,
         logs=str(logs),
         deadline=deadline,
     )
@@ -96,19 +104,20 @@ def build(
 def tip(ledger: Ledger, tag: str) -> Kept | None:
     """Where it lies what the run's tip has left; None before there is one."""
     experiment = ledger.tip(tag)
-    return _kept(ledger.folder_of(tag, experiment.number)) if experiment else None
+    return kept(ledger.folder_of(tag, experiment.number)) if experiment else None
 
 
 def let_go(ledger: Ledger, tag: str, number: int) -> None:
     """Delete what `keep` has left of an experiment."""
-    kept = _kept(ledger.folder_of(tag, number))
-    for file in (kept.weights, kept.losses):
+    left = kept(ledger.folder_of(tag, number))
+    for file in (left.weights, left.losses):
         Path(file).unlink(missing_ok=True)
-    for folder in (kept.train_cache, kept.open_cache):
+    for folder in (left.train_cache, left.open_cache):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kept(folder: Path) -> Kept:
+def kept(folder: Path) -> Kept:
+    """Where a trial with this folder leaves what later ones start from."""
     names = ("weights.safetensors", "losses.npz", "train-cache", "open-cache")
     return Kept(*(str(folder / name) for name in names))
 

@@ -401,3 +401,18 @@ def test_a_house_that_is_kept_waiting_blames_nobody(engine, trial):
     measurement = engine().measure(trial(steady, budget=1.0, max_steps=None), stuck)
     assert measurement.outcome == "scored"
     assert not waits
+
+
+def test_weights_that_were_kept_are_scored_again_and_nothing_is_trained(engine, trial, tmp_path):
+    first = engine().measure(trial())
+    again = engine().measure(replace(trial(), weights=trial().keep.weights, keep=None))
+    assert (again.outcome, again.value) == ("scored", pytest.approx(first.value, abs=1e-9))
+    assert again.steps is None and "train" not in again.seconds and Path(trial().keep.weights).exists()
+    other = replace(trial().corpus, validation=trial().corpus.train)
+    assert engine().measure(replace(trial(), corpus=other, weights=trial().keep.weights, keep=None)).value < first.value
+
+
+def test_weights_that_are_gone_are_no_score(engine, trial, tmp_path):
+    m = engine().measure(replace(trial(), weights=str(tmp_path / "gone"), keep=None))
+    assert m.outcome == "crashed" and "are gone" in m.reason
+    assert not folders(tmp_path / "scratch")

@@ -9,6 +9,7 @@ from autoresearch.records import (
     Agreement,
     Audit,
     Experiment,
+    Gain,
     Measurement,
     Metric,
     Point,
@@ -55,11 +56,12 @@ def wide(text: str) -> int:
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_hostile_title_is_only_text(title: str) -> None:
     one = experiment(2, title=title, reason=title, hypothesis=title, family="other")
-    record = Recorded(1, 2, "first", None, Measurement(1, "crashed", phase="train", reason=title, traceback=title))
+    record = Recorded(1, 2, None, Measurement(1, "crashed", phase="train", reason=title, traceback=title))
     replay = Replay(one, {}, (Measurement(2, "crashed", reason=title),), None, Spread(0.1, 4))
     report = Report(
         1, "t", "autoresearch/t", "running", "tiny", title, title, {"name": "val_bpb", "goal": "minimize"}, 1.0,
-        {"total": 1, "kept": 1}, None, None, None, {"llm_usd": None, "gpu_usd": None}, Last(2, "kept", title, 1.0),
+        {"total": 1, "kept": 1}, 0, None, None, None, None, {"llm_usd": None, "gpu_usd": None},
+        Last(2, "kept", title, 1.0),
     )  # fmt: skip
     for renderable in (
         tables.log_table([experiment(1), one], BITS),
@@ -180,11 +182,22 @@ def test_status_says_only_what_is_known() -> None:
     counts = {"total": 3, "kept": 1, "discarded": 2, "crashed": 0}
     full = Report(
         1, "t", "autoresearch/t", "finished", "tiny", "search", "cpu", {"name": "val_bpb", "goal": "minimize"}, 75.0,
-        counts, Baseline(2.0, 0.01, 1), Best(2, "a" * 40, 1.5, "provisional"), 0.75,
-        {"llm_usd": 0.5, "gpu_usd": None}, Last(3, "discarded", "x", 2.5),
+        counts, 1, Baseline(2.0, 0.01, 1), Best(2, "a" * 40, 1.5, "provisional"), Gain(0.5, 0.1, 2.0, 1.5, (2, 3)),
+        0.75, {"llm_usd": 0.5, "gpu_usd": None}, Last(3, "discarded", "x", 2.5),
     )  # fmt: skip
     shown = drawn(tables.status_panel(full))
-    for part in ("finished, 1m 15s", "1 kept", "2 discarded", "2.0000", "1.5000", "provisional", "75%", "$0.50"):
+    for part in (
+        "finished, 1m 15s",
+        "1 kept",
+        "2 discarded",
+        "2.0000",
+        "1.5000",
+        "provisional",
+        "75%",
+        "$0.50",
+        "1 rolled back",
+        "+0.5000 ± 0.1000",
+    ):
         assert part in shown, part
     assert "crashed" not in shown
     assert "$0.50 (7 calls, 2 failed)" in drawn(tables.status_panel(full, None, Calls(7, 2, 0)))

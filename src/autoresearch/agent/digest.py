@@ -74,12 +74,12 @@ def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]
     for experiment in done:
         tips[experiment.number] = value
         if experiment.holds:
-            value = experiment.value
+            value = experiment.level
     return tips
 
 
 def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
-    values = [e.value for e in kept if e.value is not None]
+    values = [e.level for e in kept if e.level is not None]
     if not values:
         return f"No {metric.name} has been measured yet."
     gain = metric.gain(values[0], values[-1])
@@ -125,6 +125,10 @@ def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
         figures += f" (gain {metric.gain(tip, value):+.4f}{expected})"
     if value is not None and experiment.status not in ("kept", "discarded"):
         figures += f" {experiment.status}"
+    if experiment.standing == "confirmed":
+        figures += " confirmed"
+    elif experiment.standing == "rolled_back":
+        figures += " rolled back: measured again, what was kept with it did not hold"
     text = f"#{experiment.number} {figures}{_cost(experiment)} [{experiment.family}] {clean(experiment.title, 120)}"
     # The reason of a discard repeats the figures; that of the others is the news.
     if experiment.reason and experiment.status not in ("kept", "discarded"):

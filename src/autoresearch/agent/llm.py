@@ -8,6 +8,7 @@ from autoresearch.agent.calls import Caller
 from autoresearch.agent.models import Completion
 from autoresearch.agent.patch import apply
 from autoresearch.agent.reply import Header, PatchError, read_edits, read_header
+from autoresearch.inert import inert
 from autoresearch.records import Brief, Message, Patch, Proposal
 
 REPAIRS = 2  # times a failed edit goes back with the reason; then the whole file is asked for, once
@@ -61,6 +62,8 @@ def _patch(completion: Completion, brief: Brief) -> Patch:
         )
     patch = apply(read_edits(completion.text), brief.files)
     _check_knobs(patch.files, brief)
+    if all(idle := [inert(brief.files[path], text) for path, text in patch.files.items()]):
+        raise PatchError(f"{idle[0]}. Propose a change of what is computed")
     return patch
 
 

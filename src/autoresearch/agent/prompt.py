@@ -130,7 +130,8 @@ position sees.
 - Prefer what is likely to be large for this budget and this hardware: learning rates and batch size against
   steps, the size of the model against tokens seen, the schedule's shape, initialization, what the file computes
   and need not. Ideas that pay only in long runs or at large scale lose here.
-- Differences below about {sigma:g} are noise.
+- Two runs of one file differ by about {sigma:g} (one standard deviation). What gains more than noise explains is
+  kept for now; it is measured again later, and rolled back if it does not hold.
 - Simpler is better: removing code at no loss counts as a gain; a tiny gain is not worth 30 lines.
 - Be sure it runs. A crash costs an experiment: check shapes, dtypes, devices, names you have not defined,
   parameters without a gradient, new parameters missing from the optimizer's groups, and divisibility (width by

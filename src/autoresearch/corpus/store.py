@@ -35,6 +35,7 @@ class Corpus:
             fingerprint=self.fingerprint,
             train=self.token_file("train", vocab_size),
             validation=self.token_file("validation", vocab_size),
+            test=self.token_file("test", vocab_size),
         )
 
     def token_file(self, split: Split, vocab_size: int) -> TokenFile:

@@ -99,7 +99,11 @@ class Measuring:
     def run(self) -> Measurement:
         """Train and score; a crash is a value. EngineError if the machine is to blame, DeadlinePassed if time is up."""
         try:
-            trained = self._trained()
+            trained = None
+            if self._trial.weights is None:
+                trained = self._trained()
+            else:
+                self._given(self._trial.weights)
             measurement = outcome.scored(self._base(trained), self._scored())
         except _Crash as crash:
             self._check_space()
@@ -139,6 +143,15 @@ class Measuring:
                 return self._watched(child)
         finally:  # out of the way of the open process, which has seen held-out text
             caches.keep(self._compiled("train"), str(self._home / _COMPILED))
+
+    def _given(self, weights: str) -> None:
+        """Have weights that were trained before scored in place of new ones: a copy, and nothing is known of them."""
+        self._train.mkdir()
+        (self._home / _COMPILED).mkdir()
+        try:
+            shutil.copyfile(weights, self._train / _WEIGHTS)
+        except FileNotFoundError:
+            raise _Crash(Fault("save", f"the weights of the earlier training are gone: {weights}")) from None
 
     def _watched(self, child: Child) -> TrainResult:
         """The result, the moment it is written. _Crash if there is none."""

@@ -128,10 +128,11 @@ def _rule(facts: Facts, state: LiveState | None, width: int, now: float) -> Text
     best, name = facts.tip(1 << 62), facts.run.metric.name
     parts = [f"run {facts.run.tag}", f"{len(done)} done, {kept} kept"]
     if best:
-        parts.append(f"{_line(name)} {value(best.value)} (#{best.number})")
+        standing = f", {best.standing}" if best.standing else ""
+        parts.append(f"{_line(name)} {value(best.level)} (#{best.number}{standing})")
         base = facts.experiments[0].value
-        if base is not None and best.value is not None and best.number > 1:
-            parts.append(f"{best.value - base:+.4f} since #1")
+        if base is not None and best.level is not None and best.number > 1:
+            parts.append(f"{best.level - base:+.4f} since #1")
     if state:
         parts.append(f"{format_duration(max(0.0, now - state.began))} at work")
     text = Text("── ", style="dim")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from autoresearch import addresses
 from autoresearch.errors import LedgerError, Misuse, UserError
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Progress, Waiting
+from autoresearch.records import Experiment, Measurement, Progress, Waiting
 from autoresearch.report.status import Best, Report, report
 from autoresearch.report.tables import first_line, gain_over_parent, value
 
@@ -110,6 +110,12 @@ class Notifier:
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
         """It goes on by itself."""
+
+    def repeated(self, experiment: Experiment, measurement: Measurement) -> None:
+        """The end tells what holds."""
+
+    def checked(self, experiment: Experiment) -> None:
+        """The end tells that, too."""
 
     def _post(self, event: Event, said: str, kept: Experiment | None = None, why: str | None = None) -> None:
         if not self._carriers:

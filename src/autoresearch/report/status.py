@@ -4,10 +4,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from autoresearch.decide import spread
+from autoresearch import decide
 from autoresearch.ledger import Ledger
 from autoresearch.program import program_of
-from autoresearch.records import Experiment, Status
+from autoresearch.records import Experiment, Gain, Status
 from autoresearch.schema import Run, Session
 
 State = Literal["running", "finished", "interrupted"]
@@ -20,12 +20,12 @@ class Baseline:
 
     value: float
     sigma: float
-    n: int  # measurements of it; the value is that of the first, which decides
+    n: int  # measurements of it on the validation split; the value is that of the first, which decides
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The tip."""
+    """The tip. Its value is that of its last check; before there is one, that which had it kept, and flatters."""
 
     number: int
     commit: str
@@ -57,8 +57,10 @@ class Report:
     metric: dict[str, str]
     elapsed_s: float
     experiments: dict[str, int]
+    rolled_back: int  # of those kept
     baseline: Baseline | None
     best: Best | None
+    gain: Gain | None  # on the test split, by measurements that decided nothing; once a run has come to its end
     gpu_busy: float | None
     cost: dict[str, float | None]
     last: Last | None
@@ -83,8 +85,10 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
         metric={"name": run.metric.name, "goal": run.metric.goal},
         elapsed_s=round(_elapsed(sessions, alive, 0.0), 3),
         experiments=_counts(experiments),
-        baseline=_baseline(ledger, run, experiments),
+        rolled_back=sum(e.standing == "rolled_back" for e in experiments),
+        baseline=_baseline(run, experiments),
         best=_best(ledger.tip(run.tag)),
+        gain=decide.gain(run.metric, experiments),
         gpu_busy=_busy(experiments, sessions, alive),
         cost={"llm_usd": ledger.usage(run.tag).usd, "gpu_usd": None},
         last=Last(last.number, last.status, last.title, last.value) if last else None,
@@ -92,9 +96,9 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
 
 
 def _best(tip: Experiment | None) -> Best | None:
-    if tip is None or tip.commit is None or tip.value is None:
+    if tip is None or tip.commit is None or tip.level is None:
         return None
-    return Best(tip.number, tip.commit, tip.value, tip.standing)
+    return Best(tip.number, tip.commit, tip.level, tip.standing)
 
 
 def stopped(ledger: Ledger, run: Run) -> str | None:
@@ -127,12 +131,11 @@ def _counts(experiments: list[Experiment]) -> dict[str, int]:
     return {"total": len(experiments), **counts}
 
 
-def _baseline(ledger: Ledger, run: Run, experiments: list[Experiment]) -> Baseline | None:
+def _baseline(run: Run, experiments: list[Experiment]) -> Baseline | None:
     if not experiments or experiments[0].value is None:
         return None
-    values = [m.value for m in experiments[0].measurements if m.value is not None]
-    prior = program_of(run).settings.sigma
-    return Baseline(experiments[0].value, spread(prior, ledger.repeats(run.tag)).sigma, len(values))
+    sigma = decide.spread(program_of(run).settings.sigma, decide.repeats(experiments)).sigma
+    return Baseline(experiments[0].value, sigma, len(experiments[0].values("first", "noise", "replay")))
 
 
 def _busy(experiments: list[Experiment], sessions: list[Session], alive: bool) -> float | None:

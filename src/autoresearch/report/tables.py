@@ -20,6 +20,7 @@ COLOURS = {
     "kept": "green", "discarded": "dim", "crashed": "red", "failed": "yellow", "quarantined": "magenta",
     "stopped": "cyan", "running": "blue",
 }  # fmt: skip
+PURPOSES = {"first": "measured", "noise": "repeated", "check": "checked", "final": "on the test split"}
 _BARS = "▁▂▃▄▅▆▇█"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -39,6 +40,13 @@ def status_word(status: str) -> Text:
     return Text(status, style=COLOURS.get(status, ""))
 
 
+def standing_word(experiment: Experiment) -> Text:
+    """Its status; of what was kept and then judged once more, what came of that."""
+    if experiment.standing in ("confirmed", "rolled_back"):
+        return Text(experiment.standing.replace("_", " "), style="bold green" if experiment.holds else "dim")
+    return status_word(experiment.status)
+
+
 def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
     """All experiments, a line each; the gain is against the tip that each was built on."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -52,7 +60,7 @@ def log_table(experiments: Sequence[Experiment], metric: Metric) -> Table:
         gain = gain_over_parent(experiment, experiments, metric)
         table.add_row(
             str(experiment.number), value(experiment.value), "–" if gain is None else f"{gain:+.4f}",
-            status_word(experiment.status), (experiment.commit or "–")[:7], Text(harmless(experiment.title)),
+            standing_word(experiment), (experiment.commit or "–")[:7], Text(harmless(experiment.title)),
             Text(_remark(experiment)),
         )  # fmt: skip
     return table
@@ -63,13 +71,13 @@ def _remark(experiment: Experiment) -> str:
     reason = harmless(first_line(experiment.reason or ""))
     if experiment.stage != "done":
         return "unfinished: " + experiment.stage
-    plain = re.fullmatch(r"(better|worse) by [0-9.]+", reason) or experiment.number == 1
+    plain = re.fullmatch(r"(better|worse) by [0-9.]+ \([0-9.]+ sigma\)", reason) or experiment.number == 1
     return "" if plain and experiment.status in ("kept", "discarded") else reason
 
 
 def gain_over_parent(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> float | None:
     """Against the value of the experiment whose commit was the parent; None where there is none."""
-    before = {e.commit: e.value for e in experiments if e.number < experiment.number and e.status == "kept"}
+    before = {e.commit: e.level for e in experiments if e.number < experiment.number and e.status == "kept"}
     old = before.get(experiment.parent)
     return None if old is None or experiment.value is None else metric.gain(old, experiment.value)
 
@@ -164,6 +172,18 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     return table
 
 
+def gain_line(report: Report) -> str:
+    """What the run has gained, with the interval; nothing before that is known."""
+    found = report.gain
+    if found is None:
+        return ""
+    error = "" if found.error is None else f" ± {found.error:.4f}"
+    sure = found.error is not None and abs(found.value) > found.error
+    verdict = "" if found.error is None or sure else ", which may be chance"
+    seeds = f"fresh seeds: {found.n[0]} of the baseline, {found.n[1]} of the tip"
+    return f"{found.value:+.4f}{error} on the test split{verdict} (95 % interval; {seeds})"
+
+
 def first_line(text: str) -> str:
     """The first line of a text from elsewhere, harmless."""
     return harmless(text.strip().splitlines()[0]) if text.strip() else ""
@@ -194,6 +214,8 @@ def status_panel(
     for status, count in counts.items():
         if status != "total" and count:
             verdicts.append(f"  {count} {status}", style=COLOURS.get(status, ""))
+    if report.rolled_back:
+        verdicts.append(f"  (of the kept {report.rolled_back} rolled back)", style="dim")
     rows: list[tuple[str, str | Text]] = [
         ("run", Text(f"{report.tag}  ({report.state}, {format_duration(report.elapsed_s)})")),
         ("program", Text(harmless(f"{report.program}, proposals by {report.agent}"))),
@@ -210,6 +232,8 @@ def status_panel(
         rows.append(
             ("best", f"{report.metric['name']} {best.value:.4f}  (#{best.number}, {best.commit[:7]}{standing})")
         )
+    if line := gain_line(report):
+        rows.append(("gain", line))
     if tip and (warning := repetition(tip)):
         rows.append(("corpus", warning))
     if report.gpu_busy is not None:
@@ -233,7 +257,7 @@ def show(
     """One experiment whole: what was proposed, what was measured, the verdict, the diff."""
     head = Text.assemble(
         (f"#{experiment.number} ", "bold"), (harmless(experiment.title) or "(no title yet)", "bold"), "  ",
-        status_word(experiment.status), f"  {experiment.standing or ''}",
+        status_word(experiment.status), f"  {(experiment.standing or '').replace('_', ' ')}",
     )  # fmt: skip
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -267,7 +291,7 @@ def measurement_panel(record: Recorded, metric: Metric) -> RenderableType:
     for name, content in measurement_rows(m, metric):
         grid.add_row(name, Text(harmless(content)))
     changed = "  ".join(f"{name}={setting}" for name, setting in (record.changes or {}).items())
-    purpose = "measured" if record.purpose == "first" else f"{record.purpose} {changed}"
+    purpose = f"{PURPOSES.get(m.purpose, m.purpose)} {changed}"
     return Group("", Text(purpose.strip(), style="bold"), grid)
 
 

@@ -17,10 +17,10 @@ from rich.text import Text
 
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Progress, Waiting
+from autoresearch.records import Experiment, Measurement, Progress, Waiting
 from autoresearch.report.live import Facts, View, at, gather
 from autoresearch.report.state import StateFile, Tracker
-from autoresearch.report.tables import first_line, harmless, repetition, status_word, value
+from autoresearch.report.tables import PURPOSES, first_line, harmless, repetition, status_word, value
 from autoresearch.units import format_duration
 
 _EVERY = 0.5  # seconds between two drawings
@@ -96,6 +96,20 @@ class ConsoleWatcher:
         self._publish()
         if waiting and not self._panel:
             self.say(f"     waiting until {at(waiting.until)}: {first_line(waiting.reason)}")
+
+    def repeated(self, experiment: Experiment, measurement: Measurement) -> None:
+        """What came of it, in a line."""
+        found = measurement.outcome if measurement.value is None else value(measurement.value)
+        self._again(experiment, f"{PURPOSES.get(measurement.purpose, measurement.purpose)}: {found}")
+
+    def checked(self, experiment: Experiment) -> None:
+        """What holds, in a line."""
+        self._again(experiment, (experiment.reason or "").rpartition("; ")[2])
+
+    def _again(self, experiment: Experiment, line: str) -> None:
+        if self._panel:
+            self._facts = gather(self._ledger, self._tag)
+        self._say(Text.assemble((f"#{experiment.number:<3}", "bold"), " ", first_line(line)))
 
     def _look(self, experiment: Experiment) -> None:
         """Something changed that the ledger knows of. All of it is read between two experiments."""
