@@ -50,6 +50,15 @@ def test_the_rule(measurement: Measurement, lines: int, status: str, reason: str
     assert reason in verdict.reason and "\n" not in verdict.reason
 
 
+def test_a_jump_that_nobody_would_believe_is_not_kept() -> None:
+    verdict = decide(SETTINGS, BITS, TIP, scored(1.3), 500, SMALL)
+    assert verdict.status == "quarantined" and "better by 0.7000, 35% at once" in verdict.reason
+    assert decide(SETTINGS, BITS, TIP, scored(-37.8), 500, SMALL).status == "quarantined"
+    assert decide(SETTINGS, BITS, TIP, scored(1.4), 500, SMALL).status == "kept"
+    assert decide(SETTINGS, BITS, TIP, scored(9.0), 500, SMALL).status == "discarded"
+    assert decide(SETTINGS, Metric("accuracy", "maximize"), TIP, scored(9.0), 500, SMALL).status == "kept"
+
+
 def test_without_a_tip_a_score_is_the_baseline() -> None:
     assert decide(SETTINGS, BITS, None, scored(9.9, 5 * GB), 500, SMALL).status == "kept"
     assert decide(SETTINGS, BITS, None, Measurement(1, "crashed", reason="x"), 500, SMALL).status == "crashed"

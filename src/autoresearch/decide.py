@@ -20,6 +20,7 @@ SHORTER_BY = 10  # lines that make an equal result worth keeping
 PRIOR_WEIGHT = 4  # the program's sigma counts as much as this many degrees of freedom
 ERRORS = 1.0  # standard errors of a difference that a gain must exceed
 CHECK_EVERY = 20  # experiments between two checks of the tip
+JUMP = 1 / 3  # of the tip's value: no single change is believed to take so much off a loss
 
 
 def decide(
@@ -33,6 +34,10 @@ def decide(
         return Verdict("kept", "the baseline")
     if tip.deciding and tip.deciding.conditions != measurement.conditions:
         return Verdict("discarded", "not compared: device, torch, corpus or scoring code are not those of the tip")
+    jump = metric.gain(tip.level, measurement.value)
+    if metric.goal == "minimize" and jump > JUMP * abs(tip.level):
+        why = f"better by {jump:.4f}, {jump / abs(tip.level):.0%} at once: that is not believed until a person has read it"
+        return Verdict("quarantined", why)
     limit = settings.memory_limit
     over = limit is not None and (measurement.peak_memory or 0) > limit
     return _compare(settings, metric, tip, (measurement.value,), lines, over, spread)

@@ -105,6 +105,19 @@ def test_the_last_verdicts_stand_below_the_latest_first() -> None:
     ]
 
 
+def test_what_was_rolled_back_is_not_the_tip_and_what_was_checked_says_so() -> None:
+    gone = replace(done(4, "kept", 2.0), standing="rolled_back")
+    sure = replace(done(3, "kept", 2.75), standing="confirmed")
+    check = Measurement(2, "scored", 2.8, "check")
+    sure = replace(sure, measurements=(*sure.measurements, check))
+    facts = replace(FACTS, experiments=(*PAST[:2], sure, gone, OPEN))
+    page = shown(facts, TRAINING, 120, 40, verdicts=True)
+    assert "2.8000 (#3, confirmed)" in page[0] and "-0.2000 since #1" in page[0] and "4 done, 2 kept" in page[0]
+    rows = [line for line in page if line.startswith("#")]
+    assert any(row.startswith("#4") and "rolled back" in row for row in rows)
+    assert any(row.startswith("#3") and "confirmed" in row for row in rows)
+
+
 def test_the_metric_says_which_way_is_up() -> None:
     run = replace(RUN, metric=Metric("accuracy", "maximize"))
     past = (

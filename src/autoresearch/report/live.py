@@ -18,7 +18,7 @@ from autoresearch.program import program_of
 from autoresearch.records import Experiment, Metric, Point, Usage
 from autoresearch.report.charts import Chart, Range, height_at, spanning
 from autoresearch.report.state import LiveState
-from autoresearch.report.tables import COLOURS, harmless, spending, value
+from autoresearch.report.tables import harmless, spending, standing_word, value
 from autoresearch.schema import Calls, Run
 from autoresearch.units import format_duration, format_size
 
@@ -124,7 +124,7 @@ def lines(
 def _rule(facts: Facts, state: LiveState | None, width: int, now: float) -> Text:
     """The run in a line: how many, how far."""
     done = [e for e in facts.experiments if e.stage == "done"]
-    kept = sum(e.status == "kept" for e in done)
+    kept = sum(e.holds for e in done)
     best, name = facts.tip(1 << 62), facts.run.metric.name
     parts = [f"run {facts.run.tag}", f"{len(done)} done, {kept} kept"]
     if best:
@@ -272,9 +272,9 @@ def _smooth(curve: Sequence[Point]) -> list[tuple[float, float]]:
 def _values(facts: Facts, width: int, height: int) -> list[Text]:
     """The value of each experiment by its number: those kept, the others, and the line of the tip."""
     metric = facts.run.metric
-    scored = [(e.number, e.value, e.status) for e in facts.experiments if e.value is not None]
-    kept = [(float(n), v) for n, v, status in scored if status == "kept"]
-    others = [(float(n), v) for n, v, status in scored if status != "kept"]
+    scored = [(e, e.level) for e in facts.experiments if e.level is not None]
+    kept = [(float(e.number), level) for e, level in scored if e.holds]
+    others = [(float(e.number), level) for e, level in scored if not e.holds]
     lost = [float(e.number) for e in facts.experiments if e.value is None and e.stage == "done"]
     last = max((e.number for e in facts.experiments), default=1)
     shown = spanning(_worth_showing([v for _, v in kept], [v for _, v in others], metric), 0.08)
@@ -318,9 +318,8 @@ def _verdicts(facts: Facts) -> list[Text]:
     """The last experiments that are done, the latest first, a line each."""
     shown = []
     for e in [e for e in facts.experiments if e.stage == "done"][: -_MOST_VERDICTS - 1 : -1]:
-        text = Text.assemble(
-            (f"#{e.number:<4}", "bold"), (f"{e.status:<12}", COLOURS.get(e.status, "")), f"{value(e.value):>8}  "
-        )
+        word = standing_word(e)
+        text = Text.assemble((f"#{e.number:<4}", "bold"), (f"{word.plain:<12}", word.style), f"{value(e.value):>8}  ")
         text.append(_line(e.title))
         if e.reason:
             text.append(f"  {_line(e.reason)}", style="dim")
