@@ -36,8 +36,8 @@ def decide(
         return Verdict("discarded", "not compared: device, torch, corpus or scoring code are not those of the tip")
     jump = metric.gain(tip.level, measurement.value)
     if metric.goal == "minimize" and jump > JUMP * abs(tip.level):
-        why = f"better by {jump:.4f}, {jump / abs(tip.level):.0%} at once: that is not believed until a person has read it"
-        return Verdict("quarantined", why)
+        share = f"better by {jump:.4f}, {jump / abs(tip.level):.0%} at once"
+        return Verdict("quarantined", f"{share}: that is not believed until a person has read it")
     limit = settings.memory_limit
     over = limit is not None and (measurement.peak_memory or 0) > limit
     return _compare(settings, metric, tip, (measurement.value,), lines, over, spread)
