@@ -564,3 +564,32 @@ def test_the_console_script_is_installed() -> None:
     declared = [point for point in entry_points(group="console_scripts") if point.name == "autoresearch"]
     assert [point.value for point in declared] == ["autoresearch.__main__:main"]
     assert os.access(COMMAND, os.X_OK)
+
+
+# What a container would refuse: namespaces, to the command and all that it starts.
+LESS = (
+    "import os, sys\n"
+    "from autoresearch.harness.sandbox import confine, seccomp\n"
+    "confine.drop_privileges()\n"
+    "seccomp.restrict(ipc=False, attributes=False)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a sandbox is made on Linux alone")
+@pytest.mark.parametrize("mode", ["strict", "auto", "off"])
+def test_a_sandbox_that_is_not_whole(mode: str, finished: Lab, tmp_path: Path) -> None:
+    """Strict runs nothing; the others say in a line what is not protected."""
+    lab = finished.copy(tmp_path / "lab")
+    command = [sys.executable, "-c", LESS, str(COMMAND), "run", *QUICK, "--experiments", "5", "--agent", "search"]
+    done = subprocess.run(
+        [*command, "--sandbox", mode], cwd=lab.root, env=lab.environ(), text=True, capture_output=True, check=False
+    )
+    if mode == "strict":
+        assert done.returncode == 1
+        assert done.stderr.startswith("autoresearch: the sandbox is not whole: ")
+        assert "or run with --sandbox auto." in done.stderr and done.stderr.count("\n") == 1
+        return
+    said = "does not protect" if mode == "auto" else "no sandbox: the code that is trained runs with all your rights"
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count(said) == 1

@@ -1,5 +1,8 @@
 """`doctor`: what works, what does not and the remedy; with the network, the driver and the keys as they come."""
 
+import json
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,9 +14,9 @@ from autoresearch import provision
 from autoresearch.corpus import hub, shards
 from autoresearch.machine import cores
 from autoresearch.units import format_size
-from tests.conftest import Lab, recording
+from tests.conftest import COMMAND, Lab, recording
 from tests.llm_server import KEY, LLMServer, Stall
-from tests.test_cli import QUICK
+from tests.test_cli import LESS, QUICK
 
 WRONG = "sk-not-the-right-one-9876"
 
@@ -223,6 +226,32 @@ def test_a_program_for_a_gpu_whose_driver_is_broken(lab: Lab, tmp_path: Path) ->
     said = "Failed to initialize NVML: Driver/library version mismatch"
     device = findings(with_driver(lab, tmp_path / "bin", said, code=18))["device"]
     assert device["state"] == "fails" and f"nvidia-smi fails: {said}" in device["found"]
+
+
+# ---------------------------------------------------------------------------------------------- the sandbox
+
+
+def test_each_protection_is_attacked_and_named(finished: Lab) -> None:
+    found = findings(finished)
+    protections = {name: finding for name, finding in found.items() if name.startswith("sandbox: ")}
+    assert len(protections) == 10
+    missing = [name for name, finding in protections.items() if finding["state"] != "works"]
+    assert found["sandbox"]["state"] == ("warns" if missing else "works")
+    assert f"attacked in 10 ways, {len(missing)} of which got through" in found["sandbox"]["found"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a sandbox is made on Linux alone")
+def test_what_a_container_refuses_is_a_warning_with_a_remedy(finished: Lab) -> None:
+    command = [sys.executable, "-c", LESS, str(COMMAND), "doctor", *QUICK, "--json"]
+    done = subprocess.run(
+        command, cwd=finished.root, env=finished.environ(), text=True, capture_output=True, check=False
+    )
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    bomb = found["sandbox: processes"]
+    assert bomb["state"] == found["sandbox"]["state"] == "warns"
+    assert bomb["found"].startswith("begins processes without end; ") and "Operation not permitted" in bomb["found"]
+    assert "user namespaces" in bomb["remedy"]
+    assert found["sandbox: network"]["state"] == "works"
 
 
 # ---------------------------------------------------------------------------------------------- the disk

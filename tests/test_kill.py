@@ -19,6 +19,7 @@ import pytest
 from autoresearch import knobs, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
+from autoresearch.engine.sandbox import Sandbox
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Limits
 from autoresearch.program import load
@@ -92,7 +93,9 @@ class ScriptedEngine:
     hardware = "a script, 1 core, no memory"
     fingerprint = "scripted"
 
-    def __init__(self, scratch: Path, environ: Mapping[str, str], label: str, device: Device) -> None:
+    def __init__(
+        self, scratch: Path, environ: Mapping[str, str], label: str, device: Device, sandbox: Sandbox | None
+    ) -> None:
         pass
 
     def reap(self) -> int:

@@ -6,7 +6,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -51,6 +51,14 @@ AgentOption = Annotated[
         "-a",
         help="Who proposes: search (no LLM), anthropic[:MODEL], openai[:MODEL], command:CMD (prompt on stdin, reply "
         "on stdout), replay:FILE. Not given: who did before, or else whom a key that is set chooses.",
+    ),
+]
+SandboxOption = Annotated[
+    Literal["auto", "strict", "off"],
+    typer.Option(
+        "--sandbox",
+        help="What the code that is trained may reach: auto, as little as this machine can see to; strict, not to run "
+        "where a protection is missing; off, all that you can.",
     ),
 ]
 
@@ -166,6 +174,7 @@ def run(
     ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
+    sandbox: SandboxOption = "auto",
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
     from autoresearch.lab import open_lab
@@ -188,8 +197,11 @@ def run(
         watcher = Watchers(shown, notifier)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
-        loop = lab.loop(chosen, text, tag, watcher, asked, corpus, strict)
+        confined = lab.sandbox(sandbox, chosen.settings.device)
+        loop = lab.loop(chosen, text, tag, watcher, asked, corpus, confined, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
+        if note := confined.note():
+            shown.say(f"note: {note}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
             shown.say(f"note: {path} has edits that are not committed; a run starts from the commit")
         why = loop.until(Limits(deadline, experiments))
@@ -210,6 +222,7 @@ def try_(
     ] = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
+    sandbox: SandboxOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
@@ -225,9 +238,12 @@ def try_(
     given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     _be_interruptible()
+    confined = lab.sandbox(sandbox, chosen.settings.device)
     with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
+        if note := confined.note():
+            watcher.say(f"note: {note}")
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
-        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus)
+        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus, confined)
         tried = loop.once()
     if as_json:
         _print_json(tables.as_dict(tried))
@@ -315,10 +331,12 @@ def replay(
     ] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Another training time, such as 10m.")] = None,
     tag: TagOption = None,
+    sandbox: SandboxOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train and score a recorded commit again, kept or not, and compare."""
     lab = _open()
+    from autoresearch.program import program_of
     from autoresearch.replay import find
     from autoresearch.report import tables
     from autoresearch.report.watch import ConsoleWatcher, console
@@ -328,8 +346,12 @@ def replay(
     out = Console(stderr=True, highlight=False) if as_json else console()
     shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
     _be_interruptible()
+    run = lab.run(found.tag)
+    confined = lab.sandbox(sandbox, program_of(run).settings.device)
     with lab.replaying(found.tag), shown as watcher:
-        replayer = lab.replayer(lab.run(found.tag), watcher)
+        if note := confined.note():
+            watcher.say(f"note: {note}")
+        replayer = lab.replayer(run, watcher, confined)
         result = replayer.replay(found, seeds, arguments.changes(changes or []), seconds)
     if as_json:
         _print_json(tables.replay_as_dict(result))

@@ -14,6 +14,7 @@ from autoresearch import program as programs
 from autoresearch import provision, trial
 from autoresearch.agent.select import default_agent, keys_set, make_model
 from autoresearch.corpus import hub, shards, sources, store
+from autoresearch.engine import sandbox
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import WINDOWS
 from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
@@ -51,7 +52,7 @@ def examine(
     if not isinstance(chosen, Finding):
         yield _checked("corpus", lambda: _corpus(corpus or chosen.settings.corpus, chosen, cache))
     yield from _agents(agent, environ)
-    yield _sandbox()
+    yield from _sandbox(environ)
 
 
 def _checked(name: str, look: Callable[[], str]) -> Finding:
@@ -241,10 +242,20 @@ def _ready(spec: str, environ: Mapping[str, str]) -> str:
     return model.describe()
 
 
-def _sandbox() -> Finding:
-    return Finding(
+def _sandbox(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Each protection, attacked for real in a process that is confined as a candidate's."""
+    try:
+        found = sandbox.examine(environ)
+    except UserError as error:
+        yield Finding("sandbox", "warns", error.message, error.remedy)
+        return
+    made = f"of {', '.join(found.mechanisms)}" if found.mechanisms else "none"
+    yield Finding(
         "sandbox",
-        "warns",
-        "none: the code that an agent writes runs as you, with an allow-listed environment and no key",
-        "Run it where you would run code from a stranger: a container, or a user of its own.",
+        "works" if found.mechanisms and not found.missing else "warns",
+        f"{made}; attacked in {len(found.protections)} ways, {len(found.missing)} of which got through",
+        "What follows is not protected: run it where you would run a stranger's code." if found.missing else "",
     )
+    for one in found.protections:
+        remedy = "" if one.works else f"{one.remedy}."
+        yield Finding(f"sandbox: {one.name}", "works" if one.works else "warns", one.found, remedy)

@@ -25,6 +25,14 @@ _PATIENCE = 15.0  # seconds for the server to end a process with all below it
 Mode = Literal["train", "score", "serve"]
 
 
+def own_folders(folder: Path) -> dict[str, str]:
+    """Environment of a process whose home is `folder`, and whose files for a while lie there, too. They are made room
+    for."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    return {"HOME": str(folder), "TMPDIR": str(temporary)}
+
+
 class Gone(Exception):
     """The fork server has ended, and so has what it had forked."""
 

@@ -14,7 +14,10 @@ from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import prepare, sources, store
+from autoresearch.engine import sandbox
+from autoresearch.engine.device import resolve_device
 from autoresearch.engine.local import LocalEngine
+from autoresearch.engine.sandbox import Sandbox
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop
@@ -113,11 +116,13 @@ class Lab:
         watcher: Watcher,
         agent: Agent,
         corpus_spec: str | None = None,
+        confined: Sandbox | None = None,
         strict: bool = False,
     ) -> Loop:
-        """The loop of a run, begun or taken up. strict: it checks each keep at once."""
+        """The loop of a run, begun or taken up. confined: by what; all that this machine has if it is not given.
+        strict: it checks each keep at once."""
         named = corpus_spec or program.settings.corpus
-        engine = self.engine(tag, program.settings.device)
+        engine = self.engine(tag, program.settings.device, confined)
         begun = self.ledger.run(tag)
         prepared = store.open(named, self.cache, begun.fingerprint if begun else None)
         spec = sources.canonical(named)
@@ -126,20 +131,26 @@ class Lab:
         engine.reap()
         return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher, strict)
 
-    def replayer(self, run: Run, watcher: Watcher) -> Replayer:
-        """What measures commits of a run again. CorpusError if its corpus is not here any more."""
+    def replayer(self, run: Run, watcher: Watcher, confined: Sandbox | None = None) -> Replayer:
+        """What measures commits of a run again. confined: as for `loop`. CorpusError if its corpus is not here any
+        more."""
         prepared = store.open(run.corpus, self.cache, run.fingerprint)
         if prepared.fingerprint != run.fingerprint:
             raise CorpusError(
                 f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
             )
         device = program_of(run).settings.device
-        engine = self.engine(f"{run.tag}~replay", device)  # no tag has a ~: not what a run measures
+        engine = self.engine(f"{run.tag}~replay", device, confined)  # no tag has a ~: not what a run measures
         engine.reap()
         return Replayer(Repeater(run, self.ledger, self.workspace, engine, self._views(prepared), watcher))
 
-    def engine(self, label: str, device: Device) -> LocalEngine:
-        return LocalEngine(self.cache / "scratch", self.environ, f"{self._id()}-{label}", device)
+    def engine(self, label: str, device: Device, confined: Sandbox | None) -> LocalEngine:
+        label = f"{self._id()}-{label}"
+        return LocalEngine(self.cache / "scratch", self.environ, label, device, sandbox=confined)
+
+    def sandbox(self, mode: sandbox.Mode, device: Device) -> Sandbox:
+        """What keeps the code that is trained in. EngineError in mode `strict` if a protection is missing."""
+        return sandbox.choose(mode, self.environ, resolve_device(device, self.environ))
 
     def _id(self) -> str:
         """Tells this lab's processes and folders from another's."""

@@ -9,6 +9,7 @@ import pytest
 
 from autoresearch.engine import caches
 from autoresearch.engine.files import remove
+from autoresearch.engine.sandbox import OFF
 from tests.engine.conftest import TRAIN, kept
 
 
@@ -161,7 +162,7 @@ COMPILES = (
     "place = os.environ['TORCHINDUCTOR_CACHE_DIR']\n"
     "os.makedirs(place, exist_ok=True)\n"
     "print('FOUND', *sorted(os.listdir(place)), flush=True)\n"
-    "task = 'training' if os.path.isdir('train') else 'scoring'\n"
+    "task = 'training' if os.path.basename(os.getcwd()) == 'train' else 'scoring'\n"
     "open(f'{place}/{task}-{NAME}', 'w').close()\n"
 )
 
@@ -208,7 +209,7 @@ def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
 
 # Scoring has seen held-out text: it writes where the next training would look, were its cache still there.
 POISONS = """
-if not os.path.isdir('train'):
+if task == 'scoring':
     beside = os.path.join(place, '..', '..', 'train', 'inductor')
     os.makedirs(beside, exist_ok=True)
     open(f'{beside}/poison', 'w').close()
@@ -218,7 +219,7 @@ if not os.path.isdir('train'):
 def test_scoring_finds_no_cache_of_training_beside_its_own(engine, trial, tmp_path):
     first = kept(tmp_path / "first")
     code = TRAIN + COMPILES.replace("{NAME}", "1") + POISONS
-    engine = engine()
+    engine = engine(sandbox=OFF)  # in which it cannot write there
     assert engine.measure(replace(trial(code), keep=first)).outcome == "scored"
     assert found(Path(first.train_cache)) == ["inductor/training-1"]
     assert engine.measure(replace(trial(TRAIN + COMPILES.replace("{NAME}", "2")), tip=first)).outcome == "scored"

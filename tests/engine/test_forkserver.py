@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import EngineError
 from tests.engine.test_local import body, folders, survivors
 
@@ -17,7 +18,7 @@ def servers(tmp_path) -> list[psutil.Process]:
 
 
 def test_a_candidate_that_kills_the_server_has_crashed_and_the_next_is_measured(engine, trial, tmp_path):
-    engine = engine()
+    engine = engine(sandbox=OFF)
     killed = engine.measure(trial(body(KILL)))
     assert (killed.outcome, killed.phase) == ("crashed", "warmup")
     assert "was ended by signal 9" in killed.reason
@@ -41,7 +42,7 @@ def test_a_scoring_that_kills_its_servers_is_a_crash(engine, trial, tmp_path):
         "        if torch.is_inference_mode_enabled(): psutil.Process().parent().parent().kill(), time.sleep(600)\n"
         "        return self.table[tokens]",
     )
-    engine = engine()
+    engine = engine(sandbox=OFF)
     measurement = engine.measure(trial(source))
     assert (measurement.outcome, measurement.phase, measurement.value) == ("crashed", "score", None)
     assert survivors(tmp_path) == []

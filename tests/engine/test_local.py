@@ -11,6 +11,7 @@ import pytest
 
 from autoresearch.engine.children import MARKER
 from autoresearch.engine.measuring import _name as name
+from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from tests.engine.conftest import TRAIN
 
@@ -150,12 +151,12 @@ def test_a_flood_of_output_costs_neither_memory_nor_disk(engine, trial, tmp_path
 
 def test_descendants_die_whatever_they_did_to_get_away(engine, trial, tmp_path):
     """A sleeper in its own session, without the mark in its environment, orphaned before the end."""
-    escape = body(
+    escape = body(  # without a sandbox, which does this by other means
         "import os, subprocess\n"
         "command = f'setsid sleep 600 & echo $! > {os.path.dirname(__file__)}/../../../pid'\n"
         "subprocess.run(['sh', '-c', command], env={'PATH': os.environ['PATH']})"
     )
-    assert engine().measure(trial(escape)).outcome == "scored"
+    assert engine(sandbox=OFF).measure(trial(escape)).outcome == "scored"
     pid = int((tmp_path / "scratch" / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -199,7 +200,7 @@ def test_a_forged_result_is_none(engine, trial):
     forged = body(
         "import dataclasses, json, os\n"
         "result = dataclasses.asdict(run.result())\n"
-        "open('train/result.json', 'w').write(json.dumps(result))\n"
+        "open('result.json', 'w').write(json.dumps(result))\n"
         "time.sleep(600)"
     )
     measurement = engine().measure(trial(forged))
@@ -216,30 +217,31 @@ def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, t
     assert "AUTORESEARCH_CACHE" in caught.value.remedy
 
 
+UP = "import os\nos.chdir('..')\n"  # from its own folder to the measurement's: without a sandbox it can write there
 HOSTILE = {
-    "its log is gone": (body("import os\nos.remove('train.log')"), "scored", None),
+    "its log is gone": (body(f"{UP}os.remove('train.log')"), "scored", None),
     "all logs are folders": (
-        body("import os\nos.remove('train.log')\nfor n in ('train', 'score'): os.mkdir(n + '.log')"),
+        body(f"{UP}os.remove('train.log')\nfor n in ('train', 'score'): os.mkdir(n + '.log')"),
         "scored",
         None,
     ),
-    "its folder is gone": (body("import os, shutil\nshutil.rmtree(os.getcwd())"), "crashed", "import warmup"),
+    "its folder is gone": (body(f"{UP}import shutil\nshutil.rmtree(os.getcwd())"), "crashed", "import warmup"),
     "results are folders": (
-        body("import os\nfor n in ('result.json', 'fault.json'): os.mkdir('train/' + n)"),
+        body(f"{UP}for n in ('result.json', 'fault.json'): os.mkdir('train/' + n)"),
         "crashed",
         "save",
     ),
     "results are pipes": (
-        body("import os\nos.mkfifo('train/result.json'), os.mkfifo('train/fault.json')\nos._exit(3)"),
+        body(f"{UP}os.mkfifo('train/result.json'), os.mkfifo('train/fault.json')\nos._exit(3)"),
         "crashed",
         "warmup",
     ),
     "the record of processes is a folder": (
-        body("import os\nos.remove('children.json'), os.mkdir('children.json')"),
+        body(f"{UP}os.remove('children.json'), os.mkdir('children.json')"),
         "scored",
         None,
     ),
-    "weights are a folder": (body("import os\nos.mkdir('train/weights.safetensors')"), "crashed", "save"),
+    "weights are a folder": (body(f"{UP}os.mkdir('train/weights.safetensors')"), "crashed", "save"),
     "a result that is no number": (
         TRAIN + "    run.result = lambda old=run.result: __import__('dataclasses').replace(old(), loss=float('nan'))\n",
         "crashed",
@@ -252,7 +254,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_candidate_does_to_its_folder_is_its_own_loss(name, engine, trial, tmp_path):
     source, outcome, phase = HOSTILE[name]
-    measurement = engine().measure(trial(source))
+    measurement = engine(sandbox=OFF).measure(trial(source))
     assert measurement.outcome == outcome
     assert measurement.phase in (phase.split() if phase else [None])
     assert (measurement.reason is None) == (outcome == "scored")
@@ -262,7 +264,7 @@ def test_what_a_candidate_does_to_its_folder_is_its_own_loss(name, engine, trial
 
 FORGED = {
     "a result where the scorer had left its own": body(
-        "import json, os\n"
+        f"{UP}import json\n"
         "for folder in ('score', 'train', '.'):\n"
         "    os.makedirs(folder, exist_ok=True)\n"
         "    result = {'outcome': 'scored', 'value': 0.5, 'claim': 0.5, 'targets': 1, 'bytes': 1}\n"
@@ -280,7 +282,7 @@ FORGED = {
 @pytest.mark.parametrize("name", FORGED)
 def test_what_training_writes_about_does_not_reach_the_scorer(name, engine, trial, tmp_path):
     honest = engine().measure(trial())
-    measurement = engine().measure(trial(FORGED[name]))
+    measurement = engine(sandbox=OFF).measure(trial(FORGED[name]))
     assert measurement.outcome == "scored"
     assert measurement.value == pytest.approx(honest.value, rel=1e-5)  # threads add up in an order of their own
     assert (tmp_path / "kept" / "losses.npz").stat().st_size > 1000
@@ -294,6 +296,7 @@ def test_what_scoring_writes_about_is_no_result(engine, trial, tmp_path):
         "class Model(Bigram):\n"
         "    def forward(self, tokens):\n"
         "        if torch.is_inference_mode_enabled():\n"
+        "            os.path.basename(os.getcwd()).startswith('open-') and os.chdir('..')\n"
         "            forged = json.dumps({'outcome': 'scored', 'value': 0.5, 'claim': 0.5}) + '\\n'\n"
         "            for name in ('result.json', 'score/result.json', 'weights.safetensors', 'losses.npz'):\n"
         "                if os.path.isdir(os.path.dirname(name) or '.'): open(name, 'w').write(forged)\n"
@@ -301,7 +304,7 @@ def test_what_scoring_writes_about_is_no_result(engine, trial, tmp_path):
         "                if os.path.exists(f'/proc/self/fd/{fd}'): os.write(fd, forged.encode())\n"
         "        return self.table[tokens]\n",
     )
-    measurement = engine().measure(trial(forging))
+    measurement = engine(sandbox=OFF).measure(trial(forging))
     assert measurement.value is None or measurement.value > 4.0
 
 
@@ -316,7 +319,7 @@ LINKS = {
 @pytest.mark.parametrize("name", LINKS)
 def test_weights_that_are_no_plain_file_are_not_taken(name, engine, trial):
     swap = (
-        TRAIN + "    import os\n    weights = 'train/weights.safetensors'\n"
+        TRAIN + "    import os\n    weights = 'weights.safetensors'\n"
         f"    os.rename(weights, 'elsewhere')\n    {LINKS[name]}\n"
     )
     measurement = engine().measure(trial(swap))
@@ -332,13 +335,13 @@ def test_weights_that_change_while_they_are_scored_are_not_believed(engine, tria
         "    def forward(self, tokens):\n"
         "        if torch.is_inference_mode_enabled():\n"
         "            import os\n"
-        "            weights = 'weights.safetensors'\n"
+        "            weights = '../weights.safetensors'\n"
         "            os.chmod(weights, 0o600)\n"
         "            with open(weights, 'r+b') as file: file.seek(-4, 2), file.write(bytes(4))\n"
         "            os.utime(weights, ns=(0, 0))\n"
         "        return self.table[tokens]\n",
     )
-    measurement = engine().measure(trial(changing))
+    measurement = engine(sandbox=OFF).measure(trial(changing))
     assert (measurement.outcome, measurement.phase, measurement.value) == ("quarantined", "score", None)
     assert measurement.reason == "the weights' file was changed while it was scored"
     assert not (tmp_path / "kept").exists()
@@ -346,8 +349,7 @@ def test_weights_that_change_while_they_are_scored_are_not_believed(engine, tria
 
 def test_kept_weights_are_those_that_were_scored(engine, trial, tmp_path):
     remembers = TRAIN + (
-        "    import hashlib\n"
-        "    print('SAVED', hashlib.md5(open('train/weights.safetensors', 'rb').read()).hexdigest())\n"
+        "    import hashlib\n    print('SAVED', hashlib.md5(open('weights.safetensors', 'rb').read()).hexdigest())\n"
     )
     assert engine().measure(trial(remembers)).outcome == "scored"
     kept = hashlib.md5((tmp_path / "kept" / "weights.safetensors").read_bytes()).hexdigest()

@@ -18,11 +18,12 @@ PARENT = """
 import os, pickle, sys
 from pathlib import Path
 from autoresearch.engine.local import LocalEngine
+from autoresearch.engine.sandbox import choose
 trial = pickle.loads(Path(sys.argv[1]).read_bytes())
-LocalEngine(Path(sys.argv[2]), os.environ, "run", device="cpu").measure(trial)
+LocalEngine(Path(sys.argv[2]), os.environ, "run", "cpu", sandbox=choose(sys.argv[3], os.environ)).measure(trial)
 """
 
-STALL = "open('FLAG', 'w').close(), time.sleep(600)"
+STALL = "open('flag', 'w').close(), time.sleep(600)"
 PHASES = {
     "import": TRAIN.replace("VOCAB_SIZE = 256", f"{STALL}\nVOCAB_SIZE = 256"),
     "warmup": body(STALL),
@@ -47,13 +48,13 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
 @pytest.mark.parametrize("phase", PHASES)
-def test_kill_of_the_parent_takes_everything_with_it(phase, trial, tmp_path):
-    source = PHASES[phase].replace("FLAG", str(tmp_path / "flag"))
-    (tmp_path / "trial").write_bytes(pickle.dumps(trial(source)))
-    command = [sys.executable, "-c", PARENT, str(tmp_path / "trial"), str(tmp_path / "scratch")]
+def test_kill_of_the_parent_takes_everything_with_it(phase, sandbox, trial, tmp_path):
+    (tmp_path / "trial").write_bytes(pickle.dumps(trial(PHASES[phase])))
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "trial"), str(tmp_path / "scratch"), sandbox]
     parent = subprocess.Popen(command)
-    wait_until((tmp_path / "flag").exists)
+    wait_until(lambda: list((tmp_path / "scratch").rglob("flag")))
     working = survivors(tmp_path, servers=True)
     assert len(working) >= 3  # the worker, its supervisor and their server
     parent.kill()

@@ -338,8 +338,8 @@ STALLING = """
 import os
 class Model(Bigram):
     def forward(self, tokens):
-        open('open-pid', 'w').write(str(os.getpid()))
-        while not os.path.exists('go'): time.sleep(0.01)
+        open('../open-pid', 'w').write(str(os.getpid()))
+        while not os.path.exists('../go'): time.sleep(0.01)
         return self.table[tokens]
 """
 

@@ -35,7 +35,7 @@ def test_a_sealed_process_compiles_nothing_and_has_a_cache_of_its_own(tmp_path):
     for _ in range(2):
         environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": "/shared", "TRITON_CACHE_DIR": "/shared"}
         command = [sys.executable, "-c", SEALED, str(tmp_path / "train_core.py")]
-        done = subprocess.run(command, env=environ, text=True, capture_output=True, check=False)
+        done = subprocess.run(command, env=environ, cwd=tmp_path, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         found += done.stdout.split()
     assert len(set(found)) == 4

@@ -47,14 +47,15 @@ def lend(kept: str | None, folder: Path) -> None:
 
 
 def keep(folder: Path, kept: str) -> None:
-    """Move what was compiled in `folder` to where the next copies are made from. No process that knew it is left."""
+    """Move what was compiled in `folder`, if anything was, to where the next copies are made from. No process that knew
+    it is left."""
     place = Path(kept)
     partial = place.with_name(f"{place.name}.partial")
     remove(place)
     remove(partial)
     with contextlib.suppress(OSError):
-        for _ in _content(folder):  # not too large
-            pass
+        if all(is_folder for _, is_folder in list(_content(folder))):  # or else it is not too large
+            return
         try:
             folder.rename(place)
         except OSError as error:

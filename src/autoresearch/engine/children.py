@@ -40,7 +40,9 @@ _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[str, str]:
-    """What a child gets of the caller's environment: an allow-list, and a home and compiler caches of its own."""
+    """What a child gets of the caller's environment: an allow-list, and a home and compiler caches of its own.
+
+    home: the measurement's folder."""
     allowed = {
         name: value
         for name, value in caller.items()

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,6 +16,7 @@ from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 T = TypeVar("T", TrainResult, Fault, ScoreResult)
 
+_ENTRY = 2**15  # bytes that a name counts with
 RECORD = 1_000_000  # bytes; a longer record is none
 _LARGEST = 2**63  # no whole number in a record is as large
 
@@ -53,6 +54,24 @@ def remove(path: Path) -> None:
                 folder.rmdir()
     with contextlib.suppress(OSError):
         path.rmdir()
+
+
+def size(folders: Iterable[Path], most: int) -> int:
+    """Bytes on the disk of all that lies below some folders. It is not counted further than to `most`, and an entry
+    counts with at least 32 KB, so that many small ones are no longer to count than to make."""
+    found, waiting = 0, [*folders]
+    while waiting and found <= most:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                found += _ENTRY
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    else:
+                        found += entry.stat(follow_symlinks=False).st_blocks * 512
+                if found > most:
+                    break
+    return found
 
 
 def read_plain(path: Path, size: int, offset: int = 0) -> bytes:

@@ -12,7 +12,7 @@ WINDOWS = "nvidia-cudnn-frontend"  # the package that the harness uses where it 
 def harness_fingerprint() -> str:
     """SHA-256 over the text of the harness and of the corpus reader, read as files, and the version of WINDOWS."""
     digest = hashlib.sha256()
-    for path in [*sorted((_PACKAGE / "harness").glob("*.py")), _PACKAGE / "corpus" / "reader.py"]:
+    for path in [*sorted((_PACKAGE / "harness").rglob("*.py")), _PACKAGE / "corpus" / "reader.py"]:
         text = path.read_bytes()
         digest.update(f"{path.name} {len(text)}\n".encode() + text)
     with contextlib.suppress(metadata.PackageNotFoundError):

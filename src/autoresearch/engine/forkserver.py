@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoresearch.engine import children
@@ -19,14 +19,15 @@ _PATIENCE = 15.0  # seconds for the server to end what it forked
 class ForkServer:
     """One process of `harness.child`, and a line to it."""
 
-    def __init__(self, device: str, scratch: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, device: str, scratch: Path, environ: Mapping[str, str], mechanisms: Sequence[str] = ()) -> None:
         """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
-        EngineError if Python cannot be started."""
+        mechanisms: that make the sandbox of its children. EngineError if Python cannot be started."""
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = resources.enter_context(children.home_for(scratch))
             self._output = resources.enter_context((home / "output").open("w+b"))
             ours, theirs = map(resources.enter_context, socket.socketpair())
-            command = [sys.executable, "-P", "-m", "autoresearch.harness.child", device, str(theirs.fileno())]
+            program = [sys.executable, "-P", "-m", "autoresearch.harness.child"]
+            command = [*program, device, str(theirs.fileno()), ",".join(mechanisms)]
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -84,12 +85,12 @@ class Child:
     """One process at work. Its output goes to a log: an open file, which stays whatever becomes of its name."""
 
     def __init__(
-        self, server: ForkServer, mode: Mode, task: Mapping[str, object], home: Path, env: Mapping[str, str], *fds: int
+        self, server: ForkServer, mode: Mode, task: Mapping[str, object], log: Path, env: Mapping[str, str], *fds: int
     ) -> None:
-        """home: the folder it works in. fds: descriptors that it finds from forks.FIRST on."""
+        """log: for what it prints. env: its HOME is the folder it works in. fds: that it finds from forks.FIRST on."""
         self._server = server
-        self._log = (home / f"{mode}.log").open("a+b", buffering=0)
-        self._number = server.forks.start(mode, task, env, home, self._log.fileno(), *fds)
+        self._log = log.open("a+b", buffering=0)
+        self._number = server.forks.start(mode, task, env, Path(env["HOME"]), self._log.fileno(), *fds)
 
     def exit_code(self) -> int | None:
         """None while it runs; 128 + n if signal n ended it. EngineError if it could never begin."""

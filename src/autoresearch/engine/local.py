@@ -12,6 +12,7 @@ from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Bench, Measuring, Watch
+from autoresearch.engine.sandbox import Sandbox, choose
 from autoresearch.engine.turn import turn
 from autoresearch.errors import CorpusError, EngineError
 from autoresearch.records import Measurement, TokenFile, Trial
@@ -27,6 +28,7 @@ class LocalEngine:
     engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
+    sandbox: what keeps the candidate's processes in; if it is not given, all that this machine has.
     EngineError if the device is not there, or Python cannot be started: what a measurement imports is imported from now
     on, in a process that lasts as long as the engine.
     """
@@ -39,10 +41,12 @@ class LocalEngine:
         device: Device = "auto",
         grace: float | None = None,
         score_limit: float | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.device = resolve_device(device, environ)
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
+        self.sandbox = choose("auto", environ, self.device) if sandbox is None else sandbox
         self._scratch = scratch / label
         gpus = visible_gpus(environ) if self.device == "cuda" else []
         name = "-".join([self.device, *(gpu.uuid for gpu in gpus[:1])])
@@ -86,7 +90,7 @@ class LocalEngine:
 
     def _start(self) -> None:
         with self._blamed():
-            self._server = ForkServer(self.device, self._scratch, self._bench.environ)
+            self._server = ForkServer(self.device, self._scratch, self._bench.environ, self.sandbox.mechanisms)
         self._end = weakref.finalize(self, self._server.close)
 
     @contextlib.contextmanager

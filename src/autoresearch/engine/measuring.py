@@ -14,22 +14,26 @@ from typing import BinaryIO, Literal
 from autoresearch.engine import caches, children, outcome
 from autoresearch.engine.channel import Channel
 from autoresearch.engine.events import Tail
-from autoresearch.engine.files import open_plain, read_record, remove
+from autoresearch.engine.files import open_plain, read_record, remove, size
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
-from autoresearch.forks import FIRST, Mode
+from autoresearch.forks import FIRST, Mode, own_folders
 from autoresearch.records import Kept, Measurement, Progress, Trial
 from autoresearch.tasks import Fault, ScoreResult, ScoreTask, TrainResult, TrainTask
+from autoresearch.units import format_size
 
 Watch = Callable[[Progress], None]
 
 _WEIGHTS = "weights.safetensors"
 _COMPILED = "compiled"  # by training, in its folder once that is over
+_TOO_LARGE = "the files it has written take more than {}"
 _POLL = 0.05  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
 _LAST_STEP = 3.0  # seconds that the last step may last beyond the budget, or 2 % of it if that is more: a busy machine
 _CURVE = 200  # points
+_DISK = 20 * 10**9  # bytes that a measurement's files may take: weights, and what compilers keep
+_LOOK = 1.0  # seconds between looks at the disk
 _LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
 
 
@@ -94,6 +98,8 @@ class Measuring:
         self._began = time.monotonic()
         self._logs: dict[str, str] = {}
         self._train = home / "train"
+        self._disk = min(_DISK, shutil.disk_usage(home).free // 2)
+        self._looked = self._began
         self._tail = Tail(self._train / "events.jsonl")
 
     def run(self) -> Measurement:
@@ -139,7 +145,7 @@ class Measuring:
         )
         caches.lend(trial.tip.train_cache if trial.tip else None, self._compiled("train"))
         try:
-            with self._child("train", asdict(task), self._home) as child:
+            with self._child("train", asdict(task), self._home, own_folders(self._train)) as child:
                 return self._watched(child)
         finally:  # out of the way of the open process, which has seen held-out text
             caches.keep(self._compiled("train"), str(self._home / _COMPILED))
@@ -183,6 +189,8 @@ class Measuring:
                 late = f"main did not return within {grace:g} s of the end of the budget"
                 raise _Crash(Fault(self._tail.phase, late))
             self._pause(child)
+            if self._fills_disk(self._home, "train"):
+                raise _Crash(Fault(self._tail.phase, _TOO_LARGE.format(format_size(self._disk))))
 
     def _check_clock(self, result: TrainResult, seconds: float) -> None:
         """_Crash if the clock was not kept. seconds: of training, as seen from outside."""
@@ -223,8 +231,8 @@ class Measuring:
                 losses=FIRST + 1,
                 memory=bench.memory,
             )
-            with self._child("score", asdict(task), home, channel.ends) as child:
-                found = self._answer(child, channel, task.limit)
+            with self._child("score", asdict(task), home, {}, channel.ends) as child:
+                found = self._answer(child, channel, task.limit, home)
             if found.outcome != "scored":
                 return found
             if os.fstat(weights.fileno()).st_ctime_ns != unchanged:  # which no process can set back
@@ -234,7 +242,7 @@ class Measuring:
                 self._keep(trial.keep, weights, channel)
             return found
 
-    def _answer(self, child: Child, channel: Channel, limit: float) -> ScoreResult:
+    def _answer(self, child: Child, channel: Channel, limit: float, home: Path) -> ScoreResult:
         """What the scorer says, or that it said nothing."""
         began = time.monotonic()
         self._show("score")
@@ -248,6 +256,8 @@ class Measuring:
                 self._check_space()
                 return ScoreResult("crashed", f"the scorer ended with code {code} and left no result")
             self._pause(child)
+            if self._fills_disk(home, "score"):
+                return ScoreResult("crashed", _TOO_LARGE.format(format_size(self._disk)))
 
     def _taken(self, home: Path) -> BinaryIO:
         """Move the weights here, and open them. _Crash if they are no plain file."""
@@ -273,10 +283,13 @@ class Measuring:
     # ------------------------------------------------------------------------------------------ what both need
 
     @contextlib.contextmanager
-    def _child(self, mode: Mode, task: Mapping[str, object], home: Path, fds: tuple[int, ...] = ()) -> Iterator[Child]:
-        """A child at work in `home`. In the end none of its processes is left, and its output is kept."""
-        env = children.environment(self._bench.environ, home, self._compiled(mode))
-        child = Child(self._server, mode, task, home, env, *fds)
+    def _child(
+        self, mode: Mode, task: Mapping[str, object], home: Path, own: Mapping[str, str], fds: tuple[int, ...] = ()
+    ) -> Iterator[Child]:
+        """A child of the measurement in `home`. own: environment beside that which all have. In the end none of its
+        processes is left, and its output is kept."""
+        env = {**children.environment(self._bench.environ, home, self._compiled(mode)), **own}
+        child = Child(self._server, mode, task, home / f"{mode}.log", env, *fds)
         try:
             yield child
         finally:
@@ -294,6 +307,14 @@ class Measuring:
             raise DeadlinePassed("the run's time is up in the middle of an experiment")
         child.trim(_LOG_LIMIT, _LOG)
         child.wait(_POLL)
+
+    def _fills_disk(self, home: Path, mode: Mode) -> bool:
+        """Whether a child's files, those in `home` and in its compilers' caches, have grown beyond the limit."""
+        if time.monotonic() < self._looked + _LOOK:
+            return False
+        found = size([home, self._compiled(mode)], self._disk)
+        self._looked = time.monotonic()
+        return found > self._disk
 
     def _show(self, phase: str) -> None:
         tail = self._tail

@@ -1,6 +1,7 @@
-"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD`, a fork server.
+"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD [MECHANISMS]`, a fork server.
 
-DEVICE is cpu, cuda or mps; FD is a socket, its line. What is imported here is there in every child at once.
+DEVICE is cpu, cuda or mps; FD is a socket, its line; MECHANISMS make the sandbox, with commas between them. What is
+imported here is there in every child at once.
 """
 
 import ctypes
@@ -9,6 +10,8 @@ import json
 import os
 import socket
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +21,48 @@ from autoresearch.forks import MARKER, Forks
 from autoresearch.harness.files import Phases
 from autoresearch.harness.forkserver import ForkServer, fork_server
 from autoresearch.harness.preload import compile_in_parallel, preload
+from autoresearch.harness.sandbox.confine import Sandbox
+from autoresearch.harness.sandbox.policy import make_devices
 from autoresearch.harness.supervise import end_as
 from autoresearch.harness.wire import ServeTask
 from autoresearch.tasks import ScoreTask, TrainTask
 
 
-def main(device: str, fd: int) -> None:
+def main(device: str, fd: int, mechanisms: str = "") -> None:
     """Serve until the line is closed."""
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
     if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
         preload(device)
-    ForkServer(line, parent, _work).serve()
+    if device == "cuda" and mechanisms:
+        make_devices()
+    sandbox = Sandbox(mechanisms.split(",") if mechanisms else (), private=Path.cwd().parent)
+    ForkServer(line, parent, partial(_work, sandbox), sandbox).serve()
 
 
-def _work(mode: str) -> None:
+def _work(sandbox: Sandbox, mode: str) -> None:
     """What a forked process does, until its task is done."""
     faulthandler.enable()
     if mode == "train":
         training = TypeAdapter(TrainTask).validate_python(_order())
-        phases = Phases(Path(training.folder))  # now, since "import" includes what is imported here
-        compile_in_parallel(ahead=True)
+        own = Path(training.folder)
+        sandbox.confine(own, training.device, [Path(training.source), Path(training.tokens.path)], _caches())
+        phases = Phases(own)  # now, since "import" includes what is imported here
+        compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train
 
         train(training, phases)
     elif mode == "score":
-        line = fork_server(_work)  # while this process knows nothing
+        line = fork_server(partial(_work, sandbox), sandbox)  # while this process knows nothing
         scoring = TypeAdapter(ScoreTask).validate_python(_order())
         from autoresearch.harness.score import score
 
         score(scoring, Forks(line))
     elif mode == "serve":
         serving = TypeAdapter(ServeTask).validate_python(_order())
-        compile_in_parallel(ahead=False)
+        caches = _caches() if serving.mode == "open" else ()  # a sealed one makes its own
+        sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), Path(serving.weights)], caches)
+        compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
         from autoresearch.harness.serve import serve
 
         serve(serving)
@@ -69,7 +81,13 @@ def _order() -> Any:
     os.environ.clear()
     os.environ.update(order["env"])
     os.chdir(order["folder"])
+    tempfile.tempdir = None  # which may have been looked up with another environment
     return order["task"]
+
+
+def _caches() -> list[Path]:
+    """Folders where compilers keep what they make, as this process's environment says."""
+    return [Path(os.environ[name]) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR") if name in os.environ]
 
 
 def _mark(home: str) -> None:
@@ -81,4 +99,4 @@ def _mark(home: str) -> None:
 
 
 if __name__ == "__main__":
-    end_as(lambda: main(sys.argv[1], int(sys.argv[2])))
+    end_as(lambda: main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

@@ -15,18 +15,23 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from autoresearch.forks import FIRST, MESSAGE
+from autoresearch.harness.sandbox.confine import Sandbox
 from autoresearch.harness.supervise import die_with_parent, end_as, kill_below, set_name, subreap, supervise
 
 _MOST = 16  # descriptors with an order
+JUDGE = "score"  # the mode that runs no code of a candidate
 _ABOVE = 64  # numbers that no descriptor of a child has
 
 
 class ForkServer:
     """Forks a process for each order that comes over a line, until the line is closed or the parent dead."""
 
-    def __init__(self, line: socket.socket, parent: int, work: Callable[[str], None]) -> None:
-        """work: what a forked process does, by its mode; its order is its standard input."""
-        self._line, self._parent, self._work = line, parent, work
+    def __init__(
+        self, line: socket.socket, parent: int, work: Callable[[str], None], sandbox: Sandbox | None = None
+    ) -> None:
+        """work: what a forked process does, by its mode; its order is its standard input. sandbox: of those that run
+        the candidate's code."""
+        self._line, self._parent, self._work, self._sandbox = line, parent, work, sandbox
         self._pid = os.getpid()
         self._numbers: dict[int, int] = {}  # of the supervisors, by process id
 
@@ -86,7 +91,8 @@ class ForkServer:
         set_name(f"research-{mode}")
         order, log, *others = fds
         keep_only([order, log, log, *others])
-        return supervise(self._pid, lambda: self._work(mode))
+        confined = self._sandbox if mode != JUDGE else None
+        return supervise(self._pid, lambda: self._work(mode), confined)
 
     def _reap(self) -> bool:
         """Tell of those that have ended, once nothing is left of what they had begun; False if that cannot be had."""
@@ -108,21 +114,21 @@ class ForkServer:
         self._line.sendall(MESSAGE.pack(what, number, code))
 
 
-def fork_server(work: Callable[[str], None]) -> socket.socket:
+def fork_server(work: Callable[[str], None], sandbox: Sandbox | None = None) -> socket.socket:
     """A line to a new server, forked of this process: what this one learns from now on, its children do not know."""
     ours, theirs = socket.socketpair()
     parent = os.getpid()
     if os.fork() == 0:
-        end_as(lambda: _serve(theirs, parent, work))
+        end_as(lambda: _serve(theirs, parent, work, sandbox))
     theirs.close()
     return ours
 
 
-def _serve(line: socket.socket, parent: int, work: Callable[[str], None]) -> None:
+def _serve(line: socket.socket, parent: int, work: Callable[[str], None], sandbox: Sandbox | None) -> None:
     as_new()
     nothing = os.open(os.devnull, os.O_RDONLY)
     keep_only([nothing, 1, 2, line.detach()])
-    ForkServer(socket.socket(fileno=FIRST), parent, work).serve()
+    ForkServer(socket.socket(fileno=FIRST), parent, work, sandbox).serve()
 
 
 def as_new() -> None:

@@ -82,15 +82,18 @@ def preload(device: str) -> None:
     gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
 
 
-def compile_in_parallel(ahead: bool) -> None:
-    """In a child: as many compile threads as there would be without `preload`. ahead: start their processes now."""
+def compile_in_parallel(ahead: bool, possible: bool = True) -> None:
+    """In a child: as many compile threads as there would be without `preload`. ahead: start their processes now.
+    possible: whether processes can share locks; if not, one thread compiles."""
+    if not possible:
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     if "torch._inductor.async_compile" not in sys.modules:
         return
     from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
 
     config.compile_threads = config.decide_compile_threads()
-    if ahead:
+    if ahead and possible:
         AsyncCompile.warm_pool()
 
 

@@ -57,6 +57,7 @@ class Judge:
     rows: int = field(init=False)  # per batch
     deadline: float = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    servers: list[Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.task.limit
@@ -91,6 +92,9 @@ class Judge:
             return ScoreResult("crashed", str(error), seconds=self.seconds)
         except TimeoutError:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
+        finally:
+            for server in self.servers:
+                server.pass_on()
 
     def _claim(self, server: Server) -> NDArray[np.float32]:
         """float32[targets], as the open process says. Each row once, in secret order, with random company."""
@@ -181,7 +185,8 @@ class Judge:
             read=-1,
             write=-1,
         )
-        return Server(task, self.forks, Path(self.task.folder))
+        self.servers.append(Server(task, self.forks, Path(self.task.folder)))
+        return self.servers[-1]
 
 
 def _audit(difference: Floats, weights: Floats) -> Audit:

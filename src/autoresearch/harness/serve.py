@@ -89,7 +89,7 @@ def serve(task: ServeTask) -> None:
 
 def _seal(task: ServeTask) -> None:
     """Nothing that another process has compiled is loaded, and no time is lost on compiling for a few rows."""
-    caches = Path(tempfile.mkdtemp(dir=Path(task.source).parent))  # empty, and of a name that nobody knew before
+    caches = Path(tempfile.mkdtemp(dir=Path.cwd()))  # empty, and of a name that nobody knew before
     os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
     if task.device == "cuda":  # elsewhere it would import the compiler, for nothing
         torch.compiler.set_stance("force_eager")

@@ -3,23 +3,34 @@
 import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from autoresearch.forks import FIRST, Forks, Gone
-from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask
+from autoresearch.forks import FIRST, Forks, Gone, own_folders
+from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
+
+_LOG = 64_000  # bytes of the end of what a process has printed that go on to the judge's log
 
 
 class Server:
-    """One process in mode serve, forked of a server that knows no text. The candidate's code waits for `go`."""
+    """One process in mode serve, forked of a server that knows no text. The candidate's code waits for `go`.
+
+    It works in a fresh folder and prints to a file of its own: what an open process leaves, no sealed one finds.
+    """
 
     def __init__(self, task: ServeTask, forks: Forks, folder: Path) -> None:
-        """task: with `read` and `write` still to be set; folder: where the process works."""
+        """task: with `read` and `write` still to be set; folder: where its own folder is made."""
+        own = Path(tempfile.mkdtemp(prefix=f"{task.mode}-", dir=folder))
+        env = {**os.environ, **own_folders(own)}
         read, self._write = os.pipe()
         self._read, write = os.pipe()
         self._task, self._forks = dataclasses.replace(task, read=FIRST, write=FIRST + 1), forks
-        self._number = forks.start("serve", dataclasses.asdict(self._task), os.environ, folder, 2, read, write)
+        self._log = own.with_name(f"{own.name}.log")
+        with self._log.open("ab") as log:
+            order = dataclasses.asdict(self._task)
+            self._number = forks.start("serve", order, env, own, log.fileno(), read, write)
         os.close(read)
         os.close(write)
 
@@ -53,3 +64,9 @@ class Server:
             raise Refused("the scoring process has ended more than itself") from None
         except TimeoutError:
             raise Refused("the scoring process cannot be ended") from None
+
+    def pass_on(self) -> None:
+        """Print the end of what it has printed."""
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG))
+            write_all(2, log.read(_LOG))

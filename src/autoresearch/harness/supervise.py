@@ -18,20 +18,26 @@ from typing import NoReturn
 
 import psutil
 
+from autoresearch.harness.sandbox.confine import Sandbox
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_UNSEEN = 0  # the id of a parent outside one's process namespace; if that has died, its own parent ends this one
 _PATIENCE = 10.0  # seconds for killed processes to go; a GPU's memory takes a moment to be freed
 
 
-def supervise(parent: int, work: Callable[[], None]) -> int:
+def supervise(parent: int, work: Callable[[], None], sandbox: Sandbox | None = None) -> int:
     """Run `work` in a forked process, end all its descendants with it, and return its exit code (128 + signal).
 
-    parent: the process id to die with. To end everything early, send this process SIGTERM.
+    parent: the process id to die with. sandbox: that `work` gives up its rights to. To end everything early, send this
+    process SIGTERM.
     """
     subreap()
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    die_with_parent(signal.SIGTERM)
+    if sandbox:
+        sandbox.unshare()
+    die_with_parent(signal.SIGTERM)  # after new rights, with which the kernel forgets it
     supervisor = os.getpid()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -39,7 +45,7 @@ def supervise(parent: int, work: Callable[[], None]) -> int:
             return 128 + signal.SIGTERM
         worker = os.fork()
         if worker == 0:
-            end_as(lambda: _work(supervisor, work))
+            end_as(lambda: _work(supervisor, work, sandbox))
         return _wait(worker)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -100,12 +106,15 @@ def set_name(name: str) -> None:
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
-def _work(supervisor: int, work: Callable[[], None]) -> None:
+def _work(supervisor: int, work: Callable[[], None], sandbox: Sandbox | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(signal.SIGKILL)
-    if os.getppid() != supervisor:
+    if os.getppid() not in (supervisor, _UNSEEN):
         sys.exit(1)
-    work()
+    if sandbox:
+        sandbox.begin(work)
+    else:
+        work()
 
 
 def _below(spare: Collection[int]) -> list[int]:

@@ -1,0 +1,105 @@
+"""Attacks, each for real: what gets through without a mechanism, and does not with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoresearch.harness.sandbox import landlock, policy, probe
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a sandbox is made on Linux alone")
+
+NAMESPACES = {"user", "pid", "ipc", "net", "mount"}
+PROTECTS = {
+    "namespaces": {"attributes", "signals", "memory", "shared memory", "processes", "leftovers"},
+    "landlock": {"files", "memory"},
+    "seccomp": {"attributes", "network", "kernel"},
+    "landlock and seccomp": {"files", "attributes", "network", "memory", "shared memory", "kernel", "limits"},
+}
+
+
+@pytest.fixture(scope="module")
+def here() -> tuple[str, ...]:
+    """The mechanisms of this machine."""
+    return probe.mechanisms()[0]
+
+
+def attacked(mechanisms) -> dict[str, str | None]:
+    """What each attack achieved, against a process that these confine."""
+    command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe", ",".join(mechanisms)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["achieved"]
+
+
+@pytest.fixture(scope="module")
+def unconfined() -> dict[str, str | None]:
+    return attacked(())
+
+
+def test_without_a_sandbox_every_attack_gets_through(unconfined):
+    assert [name for name, done in unconfined.items() if not done] == []
+
+
+@pytest.mark.parametrize("name", PROTECTS)
+def test_what_one_mechanism_protects(name, here, unconfined):
+    wanted = {"namespaces": NAMESPACES}.get(name, set(name.split(" and ")))
+    chosen = [mechanism for mechanism in here if mechanism in wanted]
+    if not (chosen if name == "namespaces" else wanted == set(chosen)):
+        pytest.skip(f"this machine refuses {name}")
+    found = attacked(chosen)
+    assert {protection: found[protection] for protection in PROTECTS[name]} == dict.fromkeys(PROTECTS[name])
+    if landlock.scopes_signals() and "landlock" in chosen:
+        assert found["signals"] is found["leftovers"] is None
+
+
+def test_all_together_let_nothing_through(here):
+    if not {"pid", "landlock", "seccomp"} <= set(here):
+        pytest.skip(f"this machine has no more than {', '.join(here)}")
+    assert [name for name, done in attacked(here).items() if done] == []
+
+
+def test_a_mechanism_that_is_asked_for_works_or_nothing_runs(here):
+    """In a process that may make no namespaces."""
+    if "seccomp" not in here:
+        pytest.skip("this machine refuses seccomp")
+    code = (
+        "from pathlib import Path\n"
+        "from autoresearch.harness.sandbox import confine, probe, seccomp\n"
+        "confine.drop_privileges()\n"
+        "seccomp.restrict(ipc=True, attributes=True)\n"
+        "print(probe.mechanisms()[0])\n"
+        "try: confine.Sandbox(['net'], Path.cwd()).unshare()\n"
+        "except OSError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    working, refused = done.stdout.splitlines()
+    assert not NAMESPACES & set(eval(working)) and "seccomp" in working
+    assert refused == "[Errno 1] unshare: Operation not permitted"
+
+
+def test_what_is_readable_is_what_is_installed_and_never_a_home_or_a_repository(tmp_path, monkeypatch):
+    """One whose folders are on Python's path is readable as far as it was imported."""
+    project = tmp_path / "project"
+    (project / ".git").mkdir(parents=True)
+    (project / "package").mkdir()
+    (project / "package" / "__init__.py").touch()
+    (project / "module.py").touch()
+    (project / "secret").touch()
+    private = tmp_path / "cache" / "scratch"
+    private.mkdir(parents=True)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    for folder in (project, Path.home(), private.parent, workspace):
+        monkeypatch.syspath_prepend(str(folder))
+    import module  # type: ignore[import-not-found]  # noqa: F401
+    import package  # type: ignore[import-not-found]  # noqa: F401
+
+    environ = {"LD_LIBRARY_PATH": f"{project}:{private}", "PATH": f"{Path.home()}:/usr/bin", "CUDA_HOME": "/"}
+    found = policy.installation(environ, private)
+    assert {project / "package", project / "module.py"} <= set(found)
+    assert Path(sys.prefix).resolve() in found
+    secrets = (project, workspace, Path.home(), private, private.parent)
+    for secret in (*(folder / "secret" for folder in secrets), Path("/etc/shadow")):
+        assert not [path for path in found if secret.is_relative_to(path.resolve())], secret
