@@ -188,6 +188,7 @@ class Loop:
                 self.ledger.folder_of(self.run.tag, experiment.number),
                 tip=trial.tip(self.ledger, self.run.tag),
                 keep=True,
+                bar=tip.level if (tip := self.ledger.tip(self.run.tag)) else None,
                 deadline=deadline,
             )
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))

@@ -3,6 +3,7 @@
 Each stage takes the record before it and returns a new one. Records are frozen; a missing number is None.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -172,6 +173,7 @@ class Trial:
     weights: str | None = None  # path of weights to score; None: train them
     logs: str = ""  # folder for logs and curves, in the ledger's keeping
     deadline: float | None = None  # time.time() after which nothing may run
+    bar: float | None = None  # value under which it may be kept, for which it is audited more closely; None: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,15 @@ class Measurement:
     def conditions(self) -> tuple[str | None, ...]:
         """Values are compared only where these are the same: the device's kind, torch, the corpus, the scoring code."""
         return (self.device_name, self.torch_version, self.corpus, self.harness)
+
+    @property
+    def advantage(self) -> float | None:
+        """Nats per token by which held-out text was claimed to cost less than what training last reported; None where
+        either is not known. To be told, not to be judged by: an honest file may report a loss with more terms, or in
+        bits; without that it is about zero, and some tenths with dropout or smoothed labels."""
+        if self.loss is None or self.claim is None or not self.targets or not self.bytes:
+            return None
+        return self.loss - self.claim * math.log(2) * self.bytes / self.targets
 
     @property
     def passes(self) -> float | None:

@@ -1,6 +1,7 @@
 """Measure again what was measured: with a fresh seed, or the same weights on the split that is laid aside."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +61,7 @@ class Repeater:
                 tip=trial.tip(self.ledger, self.run.tag),
                 keep=purpose == "noise",
                 test=purpose == "final",
+                bar=math.inf,  # something rests on it, whatever it is
                 deadline=deadline,
             )
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
@@ -82,6 +84,7 @@ class Repeater:
             folder,
             tip=trial.tip(self.ledger, self.run.tag),
             test=True,
+            bar=math.inf,
             deadline=deadline,
         )
         prepared = replace(prepared, weights=trial.kept(folder).weights, logs=str(folder / "final"))

@@ -9,6 +9,8 @@ from typing import Literal
 
 from autoresearch.records import Audit, TokenFile
 
+Outcome = Literal["scored", "crashed", "quarantined"]
+
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
@@ -20,8 +22,9 @@ class TrainTask:
     device: str  # cpu, cuda, mps
     budget: float  # seconds
     max_steps: int | None
-    tokens: TokenFile
+    tokens: TokenFile  # without a path if the text comes over `data`
     context: int
+    data: int | None = None  # socket over which the open token file comes when the clock starts, and not before
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class ScoreTask:
     result: int  # file descriptor: takes the ScoreResult, one line of JSON
     losses: int  # file descriptor: takes the losses (.npz)
     memory: int | None = None  # bytes the GPU has
+    bar: float | None = None  # bits per byte under which the score may be kept, and is audited more closely
     rows: int | None = None  # rows per batch; None: as many as suit the device
 
 
@@ -76,9 +80,9 @@ class Fault:
 class ScoreResult:
     """What the scorer found."""
 
-    outcome: Literal["scored", "crashed", "quarantined"]
+    outcome: Outcome
     reason: str | None = None  # of a crash or a quarantine; safe to show, never the candidate's own words
-    value: float | None = None  # bits per byte, corrected by the audit where that is significant
+    value: float | None = None  # bits per byte, corrected upwards by what the audit leaves open
     claim: float | None = None  # bits per byte as the open process claimed
     targets: int | None = None
     bytes: int | None = None

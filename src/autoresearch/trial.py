@@ -61,12 +61,13 @@ def build(
     tip: Kept | None = None,
     keep: bool = False,
     test: bool = False,
+    bar: float | None = None,
     deadline: float | None = None,
 ) -> Trial:
     """The trial of one file. Raises Unfit if its constants break the program's rules, before any process starts.
 
     `tip`: what is left of the run's tip. `keep`: leave the same of this trial in `logs`. `test`: score the split that
-    is laid aside for the end.
+    is laid aside for the end. `bar`: a value under which it is audited more closely.
     """
     settings = program.settings
     constants = knobs.values(source)
@@ -98,6 +99,7 @@ def build(
         keep=kept(logs) if keep else None,
         logs=str(logs),
         deadline=deadline,
+        bar=bar,
     )
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from autoresearch.engine.children import MARKER
-from autoresearch.engine.measuring import _name as name
+from autoresearch.engine.files import link as name
 from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import CorpusError, DeadlinePassed, EngineError
 from tests.engine.conftest import TRAIN
@@ -408,7 +408,7 @@ def test_a_house_that_is_kept_waiting_blames_nobody(engine, trial):
 def test_weights_that_were_kept_are_scored_again_and_nothing_is_trained(engine, trial, tmp_path):
     first = engine().measure(trial())
     again = engine().measure(replace(trial(), weights=trial().keep.weights, keep=None))
-    assert (again.outcome, again.value) == ("scored", pytest.approx(first.value, abs=1e-9))
+    assert (again.outcome, again.claim) == ("scored", pytest.approx(first.claim, abs=1e-9))
     assert again.steps is None and "train" not in again.seconds and Path(trial().keep.weights).exists()
     other = replace(trial().corpus, validation=trial().corpus.train)
     assert engine().measure(replace(trial(), corpus=other, weights=trial().keep.weights, keep=None)).value < first.value
@@ -418,3 +418,47 @@ def test_weights_that_are_gone_are_no_score(engine, trial, tmp_path):
     m = engine().measure(replace(trial(), weights=str(tmp_path / "gone"), keep=None))
     assert m.outcome == "crashed" and "are gone" in m.reason
     assert not folders(tmp_path / "scratch")
+
+
+EVAL_ONLY = {
+    "raises": (
+        "raise RuntimeError('not here')",
+        "RuntimeError in a trial of scoring, on training text",
+        True,
+    ),
+    "has another shape": ("x = x[:, 1:]", "the logits have the wrong shape", False),
+    "has another vocabulary": ("return self.table[x][..., 1:]", "the logits have the wrong vocabulary", False),
+    "is made of integers": ("return self.table[x].long()", "the logits are no floating-point tensor", False),
+}
+
+
+@pytest.mark.parametrize("name", EVAL_ONLY)
+def test_what_fails_in_scoring_fails_on_training_text_first(name, engine, trial):
+    """There it may be shown where, which held-out text would forbid."""
+    code, reason, shown = EVAL_ONLY[name]
+    model = f"class Model(Bigram):\n    def forward(self, x):\n        if not self.training: {code}\n"
+    model += "        return self.table[x]\n"
+    measurement = engine().measure(trial(TRAIN.replace("class Model(Bigram): pass", model)))
+    assert (measurement.outcome, measurement.phase) == ("crashed", "save")
+    assert measurement.reason.startswith(reason)
+    assert bool(measurement.traceback and code in measurement.traceback) == shown
+
+
+def test_nothing_that_scoring_prints_or_raises_reaches_the_measurement(engine, trial, tmp_path):
+    """It is kept in a log for a person, and an agent is told of measurements alone."""
+    model = (
+        "class Model(Bigram):\n    def forward(self, x):\n"
+        "        if not self.training and len(x) > 8:\n"
+        "            print('HELD', x[0].tolist(), flush=True)\n"
+        "            raise RuntimeError(f'HELD {x[0].tolist()}')\n"
+        "        return self.table[x]\n"
+    )
+    measurement = engine().measure(trial(TRAIN.replace("class Model(Bigram): pass", model)))
+    assert (measurement.outcome, measurement.phase, measurement.traceback) == ("crashed", "score", None)
+    assert "HELD" not in str(measurement)
+    assert "HELD" in (tmp_path / "logs" / "score.log").read_text()
+
+
+def test_a_trial_that_may_be_kept_is_audited_more_closely(engine, trial):
+    assert engine().measure(replace(trial(), bar=8.0)).audit.positions == 128
+    assert engine().measure(replace(trial(), bar=1.0)).audit.positions == 32

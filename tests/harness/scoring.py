@@ -27,6 +27,7 @@ def score(
     rows: int | None = None,
     limit: float = 120,
     incumbent: Path | None = None,
+    bar: float | None = None,
     seed: int = 0,
 ) -> ScoreResult:
     """Make the model, save its weights, score it."""
@@ -46,6 +47,7 @@ def score(
             limit=limit,
             result=FIRST,
             losses=FIRST + 1,
+            bar=bar,
             rows=rows,
         )
         run(task, folder, result.fileno(), losses.fileno())

@@ -1,6 +1,10 @@
 """What a train_core can do with its `run`, and what it is told if it does something else."""
 
+import socket
 import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +139,22 @@ def test_the_weights_hash_tells_weights_apart(start, tmp_path):
         run.start(nn.Linear(20, 20))
         hashes.add(run.result().start_hash)
     assert len(hashes) == 2
+
+
+def test_the_text_comes_when_the_clock_starts_and_not_before(start, texts, tmp_path):
+    """The house hands it over as an open file; until then there is none, and afterwards it is the same text."""
+    ours, theirs = socket.socketpair()
+    given = replace(start()._task, tokens=replace(texts.train[256], path=""), data=theirs.fileno())
+    run = Run(given, Phases(tmp_path))
+    warm, _ = next(run.warmup_batches(2, 16))
+    assert warm.shape == (2, 16)
+    assert len(run._data._stream) == 0
+    with Path(texts.train[256].path).open("rb") as file:
+        socket.send_fds(ours, [b"t"], [file.fileno()])
+    run.start(nn.Linear(2, 2))
+    other = start()
+    other.start(nn.Linear(2, 2))
+    for (inputs, targets), (same, too) in islice(zip(run.batches(4, 32), other.batches(4, 32), strict=True), 5):
+        assert (inputs == same).all() and (targets == too).all()
+    ours.close()
+    theirs.close()

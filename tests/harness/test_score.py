@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from autoresearch.harness.score import _drifts
 from tests.harness import zoo
 from tests.harness.scoring import score
 
@@ -70,3 +71,74 @@ def test_incumbent_of_another_vocabulary_guides_the_audit(texts, tmp_path):
         incumbent=tmp_path / "a" / "losses.npz",
     )
     assert second.outcome == "quarantined"
+
+
+LEARNS = """
+class Model(Bigram):
+    def forward(self, tokens):  # so little at a time that an audit of a few positions cannot tell it from noise
+        self.pairs = getattr(self, "pairs", torch.full((VOCAB_SIZE, VOCAB_SIZE), 3.0))
+        share = self.pairs / self.pairs.sum(-1, keepdim=True)
+        plain = self.table[tokens].softmax(-1)
+        logits = plain.log() + (plain.lerp(share[tokens], 0.3) / plain).log().clamp(-0.16, 0.16)
+        self.pairs = self.pairs.index_put((tokens[:, :-1], tokens[:, 1:]), torch.ones(()), accumulate=True)
+        return logits
+"""
+
+
+def test_a_model_that_learns_from_the_rows_it_is_given_is_seen_by_their_order(tmp_path):
+    """Over 3,000 rows the rank correlation is 13 standard deviations or more, where 6 are the limit."""
+    texts = zoo.texts(tmp_path, 100_000)
+    honest = zoo.BIGRAM + "class Model(Bigram): pass\n"
+    assert score(honest, tmp_path / "a", texts).outcome == "scored"
+    incumbent = tmp_path / "a" / "losses.npz"
+    found = score(zoo.BIGRAM + LEARNS, tmp_path / "b", texts, audit=24, incumbent=incumbent, rows=16)
+    assert found.outcome == "quarantined"
+    assert "learns from those before" in found.reason
+    again = score(honest, tmp_path / "c", texts, audit=24, incumbent=incumbent, rows=16)
+    assert (again.outcome, again.reason) == ("scored", None)
+
+
+def test_rows_without_a_memory_show_no_drift():
+    """Whatever rows gain, and however much they differ: when they were served has nothing to do with it."""
+    random = np.random.default_rng(0)
+    served = np.repeat(np.arange(50.0), 20)
+    for gains in (random.standard_normal(1000), random.standard_cauchy(1000), np.zeros(1000)):
+        assert not any(_drifts(random.permutation(gains), served, 1) for _ in range(200))
+    assert _drifts(random.standard_normal(1000) + served / 50, served, 1)
+    assert not _drifts(random.standard_normal(1000) - served / 50, served, 1)  # it gets worse, which gains nothing
+    assert not _drifts(1e-4 * (random.standard_normal(1000) + served / 50), served, 1)  # too little to matter
+    assert not _drifts(np.arange(5.0), np.zeros(5), 1)  # all in one batch
+
+
+NOISY = """
+plain = F.cross_entropy
+F.cross_entropy = lambda *args, **kwargs: (plain(*args, **kwargs) - 0.02 + 0.9 * torch.rand(()) - 0.45).clamp_min(0)
+
+class Model(Bigram): pass
+"""
+
+
+def test_a_claim_that_hides_behind_noise_pays_for_it(texts, tmp_path):
+    """A bump of 0.02 nat in every loss, and noise in which an audit cannot see it."""
+    each = NOISY.replace("torch.rand(())", "torch.rand(args[1].shape)")
+    honest = score(zoo.BIGRAM + "class Model(Bigram): pass\n", tmp_path / "a", texts)
+    found = score(zoo.BIGRAM + each, tmp_path / "b", texts, audit=128)
+    assert found.claim < honest.value
+    assert found.value is None or found.value > honest.value - 0.01
+    assert found.value is None or found.value >= found.claim + 1.5 * found.audit.error / math.log(2)
+
+
+def test_what_may_be_kept_is_audited_more_closely(texts, tmp_path):
+    source = zoo.HONEST["bigram"]
+    plain = score(source, tmp_path / "a", texts, audit=64)
+    kept = score(source, tmp_path / "b", texts, audit=64, bar=plain.value + 0.01)
+    missed = score(source, tmp_path / "c", texts, audit=64, bar=plain.value - 0.01)
+    assert [result.audit.positions for result in (plain, kept, missed)] == [64, 256, 64]
+    assert kept.value == pytest.approx(plain.value, abs=1e-6)
+
+
+def test_a_closer_audit_finds_what_a_small_one_misses(texts, tmp_path):
+    """One position of a hundred is known: 16 positions miss it often, and 4 times as many seldom."""
+    rare = zoo.CHEATS["leak in one row of twenty"]
+    found = [score(zoo.BIGRAM + rare, tmp_path / str(n), texts, audit=16, bar=9.0) for n in range(3)]
+    assert [result.outcome for result in found] == ["quarantined"] * 3

@@ -1,17 +1,20 @@
-"""Files where a candidate can write, read with care: whatever it makes of them, it can only hurt itself by it."""
+"""Files where a candidate can write, read with care: whatever it makes of them, it can only hurt itself by it. And what
+is laid by, written whole or not at all."""
 
 import contextlib
 import dataclasses
 import errno
 import math
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter
 
+from autoresearch.errors import EngineError
 from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 T = TypeVar("T", TrainResult, Fault, ScoreResult)
@@ -103,3 +106,29 @@ def _sound(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, int) or abs(value) < _LARGEST
+
+
+def link(file: BinaryIO, path: Path) -> None:
+    """Give an open file one more name, whatever has become of its first; a copy where that cannot be."""
+    path.unlink(missing_ok=True)
+    try:
+        # Without src_dir_fd, which an absolute path makes meaningless, Python would link the link itself.
+        os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=file.fileno(), follow_symlinks=True)
+    except OSError:  # another disk, no /proc, or no name is left to link
+        file.seek(0)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A path to write to; what was written takes its place under `path` in the end, whole. EngineError if it cannot."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or path} cannot be written: {error.strerror}.", "Free some space and start again."
+        ) from error

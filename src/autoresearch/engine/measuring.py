@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,11 @@ from typing import BinaryIO, Literal
 from autoresearch.engine import caches, children, outcome
 from autoresearch.engine.channel import Channel
 from autoresearch.engine.events import Tail
-from autoresearch.engine.files import open_plain, read_record, remove, size
+from autoresearch.engine.files import link, open_plain, read_record, remove, size, written
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.forks import FIRST, Mode, own_folders
-from autoresearch.records import Kept, Measurement, Progress, Trial
+from autoresearch.records import Kept, Measurement, Progress, TokenFile, Trial
 from autoresearch.tasks import Fault, ScoreResult, ScoreTask, TrainResult, TrainTask
 from autoresearch.units import format_size
 
@@ -30,6 +31,8 @@ _TOO_LARGE = "the files it has written take more than {}"
 _POLL = 0.05  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
+_SAVING = 5.0  # seconds in which the weights are saved and tried out, and ...
+_SAVED = 1e8  # ... bytes of them a second, which a slow disk takes
 _LAST_STEP = 3.0  # seconds that the last step may last beyond the budget, or 2 % of it if that is more: a busy machine
 _CURVE = 200  # points
 _DISK = 20 * 10**9  # bytes that a measurement's files may take: weights, and what compilers keep
@@ -133,6 +136,8 @@ class Measuring:
     def _trained(self) -> TrainResult:
         trial, settings = self._trial, self._trial.settings
         self._train.mkdir()
+        # Nothing can be learned ahead of the clock: the text is handed over when that starts, as an open file.
+        data, theirs = socket.socketpair()
         task = TrainTask(
             source=str(_export(trial, self._home)),
             folder=str(self._train),
@@ -140,13 +145,15 @@ class Measuring:
             device=self._bench.device,
             budget=settings.budget,
             max_steps=settings.max_steps,
-            tokens=trial.corpus.train,
+            tokens=replace(trial.corpus.train, path=""),
             context=trial.context,
+            data=FIRST,
         )
         caches.lend(trial.tip.train_cache if trial.tip else None, self._compiled("train"))
         try:
-            with self._child("train", asdict(task), self._home, own_folders(self._train)) as child:
-                return self._watched(child)
+            own = own_folders(self._train)
+            with data, theirs, self._child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
+                return self._watched(child, data)
         finally:  # out of the way of the open process, which has seen held-out text
             caches.keep(self._compiled("train"), str(self._home / _COMPILED))
 
@@ -159,20 +166,25 @@ class Measuring:
         except FileNotFoundError:
             raise _Crash(Fault("save", f"the weights of the earlier training are gone: {weights}")) from None
 
-    def _watched(self, child: Child) -> TrainResult:
-        """The result, the moment it is written. _Crash if there is none."""
-        settings, clock, stopwatch = self._trial.settings, None, _Stopwatch()
+    def _watched(self, child: Child, data: socket.socket) -> TrainResult:
+        """The result, the moment it is written. _Crash if there is none. data: where the text is awaited."""
+        settings, clock, given = self._trial.settings, None, False
+        training, whole = _Stopwatch(), _Stopwatch()
         self._show(self._tail.phase)
         while True:
             looked = time.monotonic()
             code = child.exit_code()  # before the files are looked at, so that a last word is not missed
             result = read_record(TrainResult, self._train / "result.json")
             news = self._tail.read()
-            stopwatch.look(looked, self._tail.phase == "train" and result is None)
+            if not given and self._tail.phase in ("train", "save"):
+                _hand_over(self._trial.corpus.train, data)
+                given = True
+            training.look(looked, self._tail.phase == "train" and result is None)
+            whole.look(looked, self._tail.phase in ("train", "save") and result is None)
             if news:
                 self._show(self._tail.phase)
             if result:
-                self._check_clock(result, stopwatch.seconds)
+                self._check_clock(result, training.seconds, whole.seconds)
                 return result
             if fault := read_record(Fault, self._train / "fault.json"):
                 raise _Crash(outcome.bounded(fault))
@@ -192,13 +204,16 @@ class Measuring:
             if self._fills_disk(self._home, "train"):
                 raise _Crash(Fault(self._tail.phase, _TOO_LARGE.format(format_size(self._disk))))
 
-    def _check_clock(self, result: TrainResult, seconds: float) -> None:
-        """_Crash if the clock was not kept. seconds: of training, as seen from outside."""
+    def _check_clock(self, result: TrainResult, training: float, whole: float) -> None:
+        """_Crash if the clock was not kept. Seconds as seen from outside: of training as it says, and with saving."""
         budget = self._trial.settings.budget
         if self._tail.phase not in ("train", "save"):
             raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
-        if seconds > budget + max(_LAST_STEP, 0.02 * budget):
-            reason = f"trained for {seconds:.1f} s where the budget is {budget:g} s"
+        most = budget + max(_LAST_STEP, 0.02 * budget)
+        saving = _SAVING + _size(self._train / _WEIGHTS) / _SAVED
+        if training > most or whole > most + saving:
+            did, seconds = ("trained", training) if training > most else ("trained and saved", whole)
+            reason = f"{did} for {seconds:.1f} s where the budget is {budget:g} s"
             raise _Crash(Fault("train", reason, None, result), "quarantined")
 
     def _died(self, code: int, child: Child) -> Fault:
@@ -230,6 +245,7 @@ class Measuring:
                 result=FIRST,
                 losses=FIRST + 1,
                 memory=bench.memory,
+                bar=trial.bar,
             )
             with self._child("score", asdict(task), home, {}, channel.ends) as child:
                 found = self._answer(child, channel, task.limit, home)
@@ -273,9 +289,9 @@ class Measuring:
 
     def _keep(self, keep: Kept, weights: BinaryIO, channel: Channel) -> None:
         """Lay by what is to outlive the measurement. No process of the candidate is left that could still change it."""
-        with _written(Path(keep.weights)) as partial:
-            _name(weights, partial)
-        with _written(Path(keep.losses)) as partial:
+        with written(Path(keep.weights)) as partial:
+            link(weights, partial)
+        with written(Path(keep.losses)) as partial:
             channel.save_losses(partial)
         caches.keep(self._home / _COMPILED, keep.train_cache)
         caches.keep(self._compiled("score"), keep.open_cache)
@@ -336,9 +352,9 @@ class Measuring:
             return
         logs = Path(self._trial.logs)
         for name, text in self._logs.items():
-            with _written(logs / name) as partial:
+            with written(logs / name) as partial:
                 partial.write_text(text)
-        with _written(logs / "curve.csv") as partial, partial.open("w", newline="") as file:
+        with written(logs / "curve.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("step", "seconds", "progress", "loss"))
             writer.writerows(
@@ -351,35 +367,22 @@ class Measuring:
                 raise EngineError(f"The disk of {self._bench.scratch} is full.", "Free some space and start again.")
 
 
+def _hand_over(tokens: TokenFile, data: socket.socket) -> None:
+    with Path(tokens.path).open("rb") as file, contextlib.suppress(ConnectionError):  # or there is nobody any more
+        socket.send_fds(data, [b"t"], [file.fileno()])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
 def _export(trial: Trial, home: Path) -> Path:
     """The file to train, as the house knows it."""
     source = home / "source" / Path(trial.settings.edit[0]).name
     source.parent.mkdir()
     source.write_text(trial.source)
     return source
-
-
-def _name(file: BinaryIO, path: Path) -> None:
-    """Give an open file one more name, whatever has become of its first; a copy where that cannot be."""
-    path.unlink(missing_ok=True)
-    try:
-        # Without src_dir_fd, which an absolute path makes meaningless, Python would link the link itself.
-        os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=file.fileno(), follow_symlinks=True)
-    except OSError:  # another disk, no /proc, or no name is left to link
-        file.seek(0)
-        with path.open("wb") as copy:
-            shutil.copyfileobj(file, copy, 1 << 20)
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes its place under `path` in the end, whole. EngineError if it cannot."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise EngineError(
-            f"{error.filename or path} cannot be written: {error.strerror}.", "Free some space and start again."
-        ) from error

@@ -46,7 +46,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
     if mode == "train":
         training = TypeAdapter(TrainTask).validate_python(_order())
         own = Path(training.folder)
-        sandbox.confine(own, training.device, [Path(training.source), Path(training.tokens.path)], _caches())
+        sandbox.confine(own, training.device, [Path(training.source)], _caches())  # the text comes as an open file
         phases = Phases(own)  # now, since "import" includes what is imported here
         compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train

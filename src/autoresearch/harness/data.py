@@ -1,6 +1,8 @@
 """Training rows out of one long stream of tokens, as fast as a device can gather them."""
 
+import mmap
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,30 +17,39 @@ class TrainingData:
     """Rows of a token file. A row is BOS and T tokens of the stream: inputs row[:T], targets row[1:].
 
     The stream lies on the device if a quarter of its memory holds it, else on the host; the gather is the same code
-    for both.
+    for both. Where the file has no path, the text is taken in later, and there are only warm-up batches until then.
     """
 
     def __init__(self, tokens: TokenFile, seed: int, device: torch.device) -> None:
-        open_tokens(tokens)  # checks that the file is there and whole
-        # int16, since torch cannot index uint16; a private mapping, since it has no read-only tensors.
-        stream = torch.from_file(tokens.path, shared=False, size=tokens.tokens, dtype=torch.int16)
-        fits = device.type == "cpu" or stream.nbytes <= _device_memory(device) // 4
-        self._stream = stream.to(device) if fits else stream
+        fits = device.type == "cpu" or 2 * tokens.tokens <= _device_memory(device) // 4
+        self._place = device if fits else torch.device("cpu")
+        self._length = tokens.tokens
+        self._stream = torch.empty(0, dtype=torch.int16)
         self._device = device
         self._bos = tokens.bos
         self._vocab_size = tokens.vocab_size
         self._seed = seed
         self._starts: dict[int, _RowStarts] = {}
+        if tokens.path:
+            open_tokens(tokens)  # checks that the file is there and whole
+            with Path(tokens.path).open("rb") as file:
+                self.take_in(file.fileno())
+
+    def take_in(self, file: int) -> None:
+        """Read the text. file: a descriptor of the token file, which may be closed afterwards."""
+        # int16, since torch cannot index uint16; a private mapping, since it has no read-only tensors.
+        text = mmap.mmap(file, 2 * self._length, access=mmap.ACCESS_COPY)
+        self._stream = torch.frombuffer(text, dtype=torch.int16).to(self._place)
 
     def warmup(self, rows: int, context: int) -> Iterator[Batch]:
         """Random tokens without end: nothing can be learned from them. They are made as real batches are, so that what
         this loads, when it is first done, is loaded."""
         self._rows(context)
         generator = torch.Generator(self._device).manual_seed(self._seed)
-        starts = context * torch.arange(rows, device=self._stream.device)
+        starts = context * torch.arange(rows, device=self._place)
         while True:
             tokens = torch.randint(self._vocab_size, (rows * context,), generator=generator, device=self._device)
-            yield self._gathered(tokens.to(self._stream), starts, context)
+            yield self._gathered(tokens.to(self._place, torch.int16), starts, context)
 
     def batch(self, rows: int, context: int) -> Batch:
         """The next inputs and targets, int64[rows, context] each, on the device."""
@@ -46,7 +57,7 @@ class TrainingData:
 
     def _rows(self, context: int) -> "_RowStarts":
         if context not in self._starts:
-            self._starts[context] = _RowStarts(len(self._stream), context, self._seed, self._stream.device)
+            self._starts[context] = _RowStarts(self._length, context, self._seed, self._place)
         return self._starts[context]
 
     def _gathered(self, stream: Tensor, starts: Tensor, context: int) -> Batch:

@@ -1,7 +1,9 @@
 """The `run` that a `train_core` is handed: seed, device, data, clock, and where to put the weights."""
 
 import hashlib
+import os
 import resource
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +52,7 @@ class Run:
             self._awake()  # a graph that is captured now must not meet another thread's work
 
     def start(self, model: nn.Module) -> None:
-        """Record the weights' hash and start the clock. Once, before the first real batch."""
+        """Record the weights' hash, take in the text and start the clock. Once, before the first real batch."""
         if self._clock.started:
             raise Failure("run.start was called twice")
         self._parameters = parameter_count(model)
@@ -58,8 +60,10 @@ class Run:
         self._flops = _stated(unwrapped(model), "flops_per_token")
         self._active = _stated(unwrapped(model), "active_parameters", self._parameters)
         self._awake()
-        self._clock.start()
         self._phases.enter("train")
+        if self._task.data is not None:
+            self._data.take_in(_received(self._task.data))
+        self._clock.start()
 
     def batches(self, rows: int, context: int) -> Iterator[Batch]:
         """(inputs, targets), int64[rows, context] each, on the device, until the budget is spent."""
@@ -98,10 +102,19 @@ class Run:
         if late > allowed:
             raise Failure(f"main worked on for {late:.1f} s between the end of the clock and run.save")
         self._end()
-        partial = Path(self._task.folder) / "weights.partial"
+        partial = self.weights.with_suffix(".partial")
         save_model(unwrapped(model), str(partial))
-        partial.replace(partial.with_name("weights.safetensors"))
+        partial.replace(self.weights)
         self._saved = True
+
+    @property
+    def weights(self) -> Path:
+        """Where `save` puts them."""
+        return Path(self._task.folder) / "weights.safetensors"
+
+    def rows(self, context: int) -> Tensor:
+        """A few rows of training text, int64[2, context], on the device. After the start of the clock."""
+        return self._data.batch(2, context)[0]
 
     def result(self) -> TrainResult:
         """What is known by now."""
@@ -141,6 +154,13 @@ class Run:
             return torch.cuda.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _received(line: int) -> int:
+    """The descriptor of the text, once the house has seen that the clock is to start."""
+    with socket.socket(fileno=os.dup(line)) as house:
+        _, (file, *_), _, _ = socket.recv_fds(house, 1, 1)
+    return file
 
 
 def _weights_hash(model: nn.Module, device: torch.device) -> str:

@@ -36,9 +36,9 @@ def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.r
     for weight, values in ((0.45, incumbent), (0.45, gain), (0.10, even)):
         if not values.any():
             values = even
-        by_row = np.add.reduceat(values, starts, dtype=np.float64)
-        factor = weight / by_row.sum()
-        share += factor * by_row
+        sums = by_row(values, context)
+        factor = weight / sums.sum()
+        share += factor * sums
         parts.append((values, factor))
     drawn = _inclusion(share, min(size, len(starts)))
     chosen = _systematic(drawn, random)
@@ -49,6 +49,12 @@ def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.r
     places = np.array([np.searchsorted(row, random.random() * row[-1], side="right") for row in cumulative])
     places = np.minimum(places, np.count_nonzero(grid, axis=1) - 1)
     return Sample(chosen, places, 1.0 / (drawn[chosen] * grid[np.arange(len(grid)), places] / share[chosen]))
+
+
+def by_row(values: Losses, context: int) -> Floats:
+    """float64[rows]: the sums over each row of `context` targets, the last of which may be shorter."""
+    sums: Floats = np.add.reduceat(values, np.arange(0, len(values), context), dtype=np.float64)
+    return sums
 
 
 def unigram(validation: Validation) -> Floats:

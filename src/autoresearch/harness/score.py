@@ -20,20 +20,25 @@ from numpy.typing import NDArray
 
 from autoresearch.forks import Forks
 from autoresearch.harness import sampling, validation
-from autoresearch.harness.sampling import Floats, Sample
+from autoresearch.harness.sampling import Floats, Losses, Sample
 from autoresearch.harness.server import Server
 from autoresearch.harness.validation import Validation
 from autoresearch.harness.wire import Refused, ServeTask, write_all
 from autoresearch.records import Audit
-from autoresearch.tasks import ScoreResult, ScoreTask
+from autoresearch.tasks import Outcome, ScoreResult, ScoreTask
 
 OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd of bf16 eager against compiled
 MEAN = 0.001  # nats, and ...
 ERRORS = 4.0  # ... standard errors: a mean difference beyond both is no accident
-CORRECTION = 2.0  # standard errors beyond which a claim is corrected
+CORRECTION = 2.0  # standard errors that are added to the mean difference by which a claim is corrected
+CLOSER = 4  # times as many positions are audited where a score may be kept
+DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
 _SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
 
 LEAK = "the score is not believed: the model uses information it should not have (tokens at or after the one predicted)"
+STATE = (
+    "the score is not believed: the model does better on rows that it is given later, so it learns from those before"
+)
 UNSTABLE = "the score is not believed: the model does not reproduce its predictions in a fresh process"
 
 
@@ -55,6 +60,7 @@ class Judge:
     forks: Forks
     text: Validation = field(init=False)
     rows: int = field(init=False)  # per batch
+    served: Floats = field(init=False)  # [R]: when the open process was given each row, in batches
     deadline: float = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
@@ -77,17 +83,16 @@ class Judge:
             self.seconds["open"] = time.monotonic() - began
             sealed.go()
             self._save(claim)
-            sample = sampling.draw(incumbent, claim, self.task.context, self.task.audit, self.random)
-            difference = self._difference(sealed, claim, sample)
-            persists = np.zeros(len(difference), dtype=bool)
-            if (suspects := np.abs(difference) > OUTLIER).any():
-                sealed.stop()
-                third = self._server("sealed")
-                third.go()
-                again = self._difference(third, claim, sample)
-                persists = suspects & (np.abs(again) > OUTLIER) & (np.sign(again) == np.sign(difference))
+            result = self._audited(sealed, claim, incumbent, self.task.audit)
+            if result.value is not None and self.task.bar is not None and result.value < self.task.bar:
+                closer = self._server("sealed")  # a process that has not seen any of these rows
+                closer.go()
+                result = self._audited(closer, claim, incumbent, CLOSER * self.task.audit)
+            gains = sampling.by_row(incumbent - claim, self.task.context)
+            if result.outcome == "scored" and _drifts(gains, self.served, self.task.context):
+                result = self._result("quarantined", claim, result.audit, STATE)
             self.seconds["sealed"] = time.monotonic() - began - self.seconds["open"]
-            return self._verdict(claim, difference, sample.weights, persists)
+            return result
         except Refused as error:
             return ScoreResult("crashed", str(error), seconds=self.seconds)
         except TimeoutError:
@@ -95,6 +100,22 @@ class Judge:
         finally:
             for server in self.servers:
                 server.pass_on()
+
+    def _audited(self, server: Server, claim: NDArray[np.float32], incumbent: Losses, size: int) -> ScoreResult:
+        """The verdict by `size` positions drawn now. server: sealed, told to go, and asked nothing yet."""
+        sample = sampling.draw(incumbent, claim, self.task.context, size, self.random)
+        difference = self._difference(server, claim, sample)
+        server.stop()
+        persists = np.zeros(len(difference), dtype=bool)
+        if (suspects := np.abs(difference) > OUTLIER).any():
+            third = self._server("sealed")
+            third.go()
+            again = self._difference(third, claim, sample)
+            third.stop()
+            persists = suspects & (np.abs(again) > OUTLIER) & (np.sign(again) == np.sign(difference))
+        audit = _audit(difference, sample.weights)
+        reason = _disbelief(audit, difference[persists])
+        return self._result("quarantined" if reason else "scored", claim, audit, reason)
 
     def _claim(self, server: Server) -> NDArray[np.float32]:
         """float32[targets], as the open process says. Each row once, in secret order, with random company."""
@@ -106,6 +127,8 @@ class Judge:
         for batch, reply in zip(batches, server.ask(frames, len(batches), self.deadline), strict=True):
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
         server.stop()
+        self.served = np.zeros(count)
+        self.served[order] = np.arange(len(order)) // self.rows
         claim = table.reshape(-1)[: self.text.targets]
         if not np.isfinite(claim).all():
             raise Refused("the losses are not finite")
@@ -150,28 +173,18 @@ class Judge:
             frame[: len(rows), -1] = places
             yield frame.tobytes()
 
-    def _verdict(
-        self, claim: NDArray[np.float32], difference: Floats, weights: Floats, persists: NDArray[np.bool_]
+    def _result(
+        self, outcome: Outcome, claim: NDArray[np.float32], audit: Audit | None, reason: str | None
     ) -> ScoreResult:
-        audit = _audit(difference, weights)
+        """What was found. The value is the upper end of what the audit leaves open: who makes it uncertain, pays."""
         total = float(claim.sum(dtype=np.float64))
-        significant = audit.mean > CORRECTION * audit.error
-        # Only ever upwards: a sealed process that does better than the open one must not buy a better score.
-        corrected = total + max(0.0, audit.mean) * self.text.targets if significant else total
-        result = ScoreResult(
-            "scored",
-            value=corrected / math.log(2) / self.text.bytes,
-            claim=total / math.log(2) / self.text.bytes,
-            targets=self.text.targets,
-            bytes=self.text.bytes,
-            audit=audit,
-            seconds=self.seconds,
-        )
-        if reason := _disbelief(audit, difference[persists]):
-            return ScoreResult(
-                "quarantined", reason, None, result.claim, result.targets, result.bytes, audit, self.seconds
-            )
-        return result
+        value = None
+        if outcome == "scored" and audit:
+            # Only ever upwards: a sealed process that does better than the open one must not buy a better score.
+            correction = max(0.0, audit.mean + CORRECTION * audit.error) * self.text.targets
+            value = (total + correction) / math.log(2) / self.text.bytes
+        claimed = total / math.log(2) / self.text.bytes
+        return ScoreResult(outcome, reason, value, claimed, self.text.targets, self.text.bytes, audit, self.seconds)
 
     def _server(self, mode: str) -> Server:
         task = ServeTask(
@@ -205,6 +218,24 @@ def _disbelief(audit: Audit, outliers: Floats) -> str | None:
     if abs(audit.mean) > MEAN and abs(audit.mean) > ERRORS * audit.error:
         return LEAK if audit.mean > 0 else UNSTABLE
     return None
+
+
+def _drifts(gains: Floats, served: Floats, context: int) -> bool:
+    """Whether rows have gained the more the later they were served, as with a model that learns from rows.
+
+    gains, served: float64[R], nats by which the claim betters the incumbent in a row, and when it was served. Rows are
+    served in random order; so for a model without a memory, whatever it is, both are independent, and the rank
+    correlation is as good as normal with deviation 1 / sqrt(R - 1).
+    """
+    if len(gains) < 2 or (half := np.median(served)) == served.min():
+        return False
+    correlation = np.corrcoef(_ranks(gains), served)[0, 1]
+    later, earlier = gains[served >= half].mean(), gains[served < half].mean()
+    return bool(correlation * math.sqrt(len(gains) - 1) > DRIFT and later - earlier > MEAN * context)
+
+
+def _ranks(values: Floats) -> Floats:
+    return values.argsort().argsort().astype(np.float64)
 
 
 def _rows_per_batch(task: ScoreTask) -> int:

@@ -22,6 +22,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from autoresearch.harness import candidate
+from autoresearch.harness.rehearsal import logits_failure
 from autoresearch.harness.wake import wake
 from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
 
@@ -145,14 +146,9 @@ def _logits(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:
 
 @torch.inference_mode()
 def _forward(model: nn.Module, tokens: Tensor, task: ServeTask) -> Tensor:
-    logits = model(tokens)
-    shape = (task.rows, task.context, task.vocab_size)
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != shape[:2]:
-        raise _Stop(6)
-    if logits.shape[2] != task.vocab_size:
-        raise _Stop(7)
-    if not logits.is_floating_point():
-        raise _Stop(8)
+    logits: Tensor = model(tokens)
+    if failure := logits_failure(logits, (task.rows, task.context, task.vocab_size)):
+        raise _Stop(failure)
     return logits
 
 

@@ -12,6 +12,7 @@ import torch
 from autoresearch.harness import candidate
 from autoresearch.harness.candidate import Failure
 from autoresearch.harness.files import Phases, write_record
+from autoresearch.harness.rehearsal import rehearse
 from autoresearch.harness.run import Run
 from autoresearch.tasks import Fault, TrainTask
 
@@ -22,12 +23,14 @@ _PHASE_NAMES = {
     "train": "training",
     "save": "saving",
 }
+_REHEARSAL = "a trial of scoring, on training text"
 
 
 def train(task: TrainTask, phases: Phases) -> None:
     """Train by the task and leave result.json (TrainResult) or fault.json (Fault) in its folder."""
     folder = Path(task.folder)
     run: Run | None = None
+    rehearsing = False
     try:
         _seed_all(task.seed)
         module = candidate.load(task.source)
@@ -39,11 +42,14 @@ def train(task: TrainTask, phases: Phases) -> None:
         _seed_all(task.seed)
         module.main(run)
         run.finish()
+        rehearsing = True  # before anything is at stake: here, what goes wrong may be shown
+        rehearse(module, run.weights, run.rows(task.context), task.tokens.vocab_size)
         _flush()
         write_record(folder / "result.json", run.result())
     except BaseException as error:  # SystemExit and the like too: whatever the candidate raises is its result
         _flush()
-        write_record(folder / "fault.json", _fault(error, phases.name, task.source, run))
+        doing = _REHEARSAL if rehearsing else _PHASE_NAMES[phases.name]
+        write_record(folder / "fault.json", _fault(error, phases.name, doing, task.source, run))
 
 
 def _flush() -> None:
@@ -59,26 +65,26 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _fault(error: BaseException, phase: str, source: str, run: Run | None) -> Fault:
+def _fault(error: BaseException, phase: str, doing: str, source: str, run: Run | None) -> Fault:
     try:
         result = run.result() if run else None
     except Exception:  # after an error on the device even asking it may fail
         result = None
-    return Fault(phase, _reason(error, phase), None if isinstance(error, Failure) else _tail(error, source), result)
+    return Fault(phase, _reason(error, doing), None if isinstance(error, Failure) else _tail(error, source), result)
 
 
-def _reason(error: BaseException, phase: str) -> str:
+def _reason(error: BaseException, doing: str) -> str:
     """One line."""
     if isinstance(error, Failure):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of GPU memory in {_PHASE_NAMES[phase]}"
+        return f"out of GPU memory in {doing}"
     if isinstance(error, MemoryError):
-        return f"out of memory in {_PHASE_NAMES[phase]}"
+        return f"out of memory in {doing}"
     if isinstance(error, SyntaxError):
         return f"line {error.lineno} does not parse: {error.msg}"
     message = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__} in {_PHASE_NAMES[phase]}: {message}"[:300].rstrip(": ")
+    return f"{type(error).__name__} in {doing}: {message}"[:300].rstrip(": ")
 
 
 def _tail(error: BaseException, source: str) -> str:

@@ -1,0 +1,25 @@
+from collections.abc import Iterator
+
+import pytest
+
+from autoresearch.engine.local import LocalEngine
+from autoresearch.records import CorpusView, Measurement
+from tests.cheats.patches import Patch, make_corpus, make_engine, measure
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory) -> Iterator[LocalEngine]:
+    engine = make_engine(tmp_path_factory.mktemp("scratch"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> CorpusView:
+    return make_corpus(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="session")
+def honest(engine, corpus, tmp_path_factory) -> Measurement:
+    """The file as shipped."""
+    return measure(Patch(()), engine, corpus, tmp_path_factory.mktemp("logs"))

@@ -1,0 +1,65 @@
+"""Edits of the shipped training core, as an agent might make them, and the engine that trains and scores them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoresearch import knobs
+from autoresearch.engine.local import LocalEngine
+from autoresearch.records import CorpusView, Kept, Measurement, Trial
+from autoresearch.settings import Settings
+from tests.harness import zoo
+
+CORE = (Path(__file__).parents[2] / "src" / "autoresearch" / "train_core.py").read_text()
+CONSTANTS: dict[str, knobs.Value] = {
+    "DEPTH": 2, "ASPECT": 32, "HEAD_DIM": 32, "CONTEXT": 64, "VOCAB_SIZE": 256, "BATCH_ROWS": 8, "MICRO_ROWS": 8,
+    "EMBEDDING_LR": 0.3, "VALUE_LR": 0.1, "MATRIX_LR": 0.08, "SCALAR_LR": 0.1, "GATE_LR": 0.005, "MUON_MOMENTUM": 0.9,
+}  # fmt: skip
+SETTINGS = {"budget": 60.0, "max_steps": 40, "startup_limit": 60.0, "vocab_sizes": (256,), "audit": 128}
+
+LEAK = "information it should not have"
+UNSTABLE = "does not reproduce"
+STATE = "learns from those before"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Texts of the file and what stands in their place, and what must come of it."""
+
+    edits: tuple[tuple[str, str], ...]
+    outcome: str = "scored"
+    reason: str = ""  # a pattern for the reason of what is not scored
+    gain: float = (
+        0.0  # of a cheat that is scored: the most bits per byte by which it may be better than the honest file
+    )
+    constants: Mapping[str, knobs.Value] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def source(self) -> str:
+        """The patched file. AssertionError if an edit no longer fits."""
+        text = knobs.assign(CORE, {**CONSTANTS, **self.constants})
+        for old, new in self.edits:
+            assert text.count(old) == 1, f"{text.count(old)} times in train_core.py:\n{old}"
+            text = text.replace(old, new)
+        return text
+
+
+def measure(patch: Patch, engine: LocalEngine, corpus: CorpusView, logs: Path, keep: Kept | None = None) -> Measurement:
+    """Train and score."""
+    source = patch.source()
+    context = knobs.values(source)["CONTEXT"]
+    assert isinstance(context, int)
+    settings = Settings.model_validate({**SETTINGS, **patch.settings})
+    return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
+
+
+def make_engine(scratch: Path) -> LocalEngine:
+    """An engine on the CPU."""
+    return LocalEngine(scratch, {**os.environ, "OMP_NUM_THREADS": "1"}, "cheats", device="cpu")
+
+
+def make_corpus(folder: Path) -> CorpusView:
+    """300 KB to train on, 40 KB to be scored on."""
+    texts = zoo.texts(folder)
+    return CorpusView("fingerprint", texts.train[256], texts.validation[256])

@@ -1,0 +1,15 @@
+"""Honest patches are scored, whatever they change."""
+
+import pytest
+
+from tests.cheats.honest import HONEST
+from tests.cheats.patches import measure
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_patch_is_scored(name, engine, corpus, tmp_path):
+    measurement = measure(HONEST[name], engine, corpus, tmp_path)
+    assert (measurement.outcome, measurement.reason) == ("scored", None), measurement.traceback
+    assert measurement.value == pytest.approx(measurement.claim, abs=1e-5)
+    assert 2.0 < measurement.value < 8.0
+    assert measurement.advantage is None or measurement.advantage < 1.5  # one reports bits
