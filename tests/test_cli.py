@@ -229,7 +229,7 @@ def test_what_is_read_through_a_pipe_is_plain(finished: Lab) -> None:
 def test_show_tells_all_of_an_experiment(finished: Lab) -> None:
     shown = finished("show", "2").out
     for part in ("Learn the output faster [bold]!", "kept", "better by", "because.", "optimizer", "-0.1", "2 steps",
-                 "+UNEMBEDDING_LR = 0.02", "-UNEMBEDDING_LR = 0.0005", "proved at 16 positions"):  # fmt: skip
+                 "+UNEMBEDDING_LR = 0.02", "-UNEMBEDDING_LR = 0.0005", "proved at 64 positions"):  # fmt: skip
         assert part in shown, part
     commit = finished.git("rev-parse", "refs/autoresearch/quick/2")
     assert finished("show", commit[:10]).out == shown

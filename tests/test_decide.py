@@ -51,10 +51,10 @@ def test_the_rule(measurement: Measurement, lines: int, status: str, reason: str
 
 
 def test_a_jump_that_nobody_would_believe_is_not_kept() -> None:
-    verdict = decide(SETTINGS, BITS, TIP, scored(0.6), 500, SMALL)
-    assert verdict.status == "quarantined" and "better by 1.4000, 70% at once" in verdict.reason
+    verdict = decide(SETTINGS, BITS, TIP, scored(0.1), 500, SMALL)
+    assert verdict.status == "quarantined" and "better by 1.9000, 95% at once" in verdict.reason
     assert decide(SETTINGS, BITS, TIP, scored(-37.8), 500, SMALL).status == "quarantined"
-    assert decide(SETTINGS, BITS, TIP, scored(0.7), 500, SMALL).status == "kept"
+    assert decide(SETTINGS, BITS, TIP, scored(0.24), 500, SMALL).status == "kept"
     assert decide(SETTINGS, BITS, TIP, scored(9.0), 500, SMALL).status == "discarded"
     assert decide(SETTINGS, Metric("accuracy", "maximize"), TIP, scored(9.0), 500, SMALL).status == "kept"
 
