@@ -56,6 +56,19 @@ def test_weights_that_are_gone_are_told_of_and_stop_nothing(sure: Lab) -> None:
     assert sure("status", "--json").json["gain"] is None
 
 
+def test_the_other_weights_are_scored_where_some_are_gone(lab: Lab) -> None:
+    program = lab.write_program("seeds: 1", "seeds: 3", "sure")
+    answers = recording(lab.root / ".git" / "replies.jsonl", KEPT)
+    assert lab("run", "--program", program, "--experiments", 1, "--agent", answers).code == 0
+    first, second = (m["seed"] for m in lab("show", 1, "--json").json["measurements"][1:])
+    (lab.root / ".git" / "autoresearch" / "runs" / "sure" / "1" / f"seed-{first}" / "weights.safetensors").unlink()
+    done = lab("run", "--program", program, "--experiments", 2, "--agent", answers)
+    assert done.code == 0, done.err
+    finals = [m for m in lab("show", 1, "--json").json["measurements"] if m["purpose"] == "final"]
+    assert [(m["seed"], m["outcome"]) for m in finals] == [(first, "crashed"), (second, "scored")]
+    assert lab("status", "--json").json["gain"]["n"] == [1, 3]
+
+
 def test_a_try_repeats_nothing(sure: Lab) -> None:
     sure.train_core.write_text(sure.train_core.read_text().replace("FINAL_LR = 0.05", "FINAL_LR = 0.1"))
     done = sure("try", "--program", "programs/sure.md", "--json")

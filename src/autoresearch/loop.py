@@ -72,6 +72,8 @@ class Loop:
         why = "interrupted"
         try:
             why = self._until(limits, alone)
+            if not alone:
+                self._repeat(decide.last_due, limits.deadline)
         except UserError as error:
             why = f"failed: {error}"
             raise
@@ -105,8 +107,6 @@ class Loop:
                 self._repeat(partial(decide.due, strict=self.strict), limits.deadline)
             reserved = 0 if alone else decide.reserve(self.program.settings)
             if why := self._spent(limits) or self._too_late(experiment, limits, reserved):
-                if experiment is None and not alone:
-                    self._repeat(decide.last_due, limits.deadline)
                 return why
             experiment = experiment or self.ledger.open_experiment(self.run.tag)
             while experiment.stage != "done":
@@ -229,7 +229,8 @@ class Loop:
                 return
             experiment, purpose = task
             if (experiment.number, purpose) == (1, "final"):
-                trained = experiment.scored("noise")[len(experiment.scored("final"))]
+                before = sum(m.purpose == "final" for m in experiment.measurements)  # also those that failed
+                trained = experiment.scored("noise")[before]
                 found = self.repeater.score(experiment, trained, self.program, deadline)
             else:
                 source = self.repeater.source(experiment, self.program)
