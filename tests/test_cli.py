@@ -167,6 +167,12 @@ class Last(Strict):
     value: float | None
 
 
+class EarlyStopFields(Strict):
+    stopped: int
+    spared: int
+    spared_kept: int
+
+
 class Status(Strict):
     """`status --json`: every field present, and null where there is nothing to say."""
 
@@ -181,6 +187,7 @@ class Status(Strict):
     elapsed_s: float
     experiments: Experiments
     rolled_back: int
+    early_stop: EarlyStopFields
     baseline: Baseline | None
     best: Best | None
     gain: GainFields | None

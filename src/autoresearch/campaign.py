@@ -15,7 +15,7 @@ from autoresearch.stages import Engine
 from autoresearch.workspace import Workspace, check_tag
 
 # What a program may change in the middle of a run without making its figures incomparable.
-_FREE = {"min_gain", "memory_limit", "seeds", "sigma", "startup_limit"}
+_FREE = {"early_stop", "memory_limit", "min_gain", "seeds", "sigma", "startup_limit"}
 
 
 def plan(

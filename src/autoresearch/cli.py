@@ -155,6 +155,7 @@ def run(
     sandbox: SandboxOption = "auto",
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
+    from autoresearch import steady
     from autoresearch.lab import open_lab
     from autoresearch.loop import Limits
     from autoresearch.report import tables
@@ -166,7 +167,7 @@ def run(
     chosen, text = _program(program)
     tag = tag or chosen.name
     lab = open_lab(Path.cwd(), cache_folder(os.environ), os.environ)
-    deadline = None if hours is None else time.time() + hours * 3600
+    deadline = None if hours is None else steady.now() + hours * 3600
     out = console()
     shown = ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost)
     notifier = Notifier(notify or (), lab.ledger, tag, shown.say)

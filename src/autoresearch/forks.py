@@ -78,14 +78,19 @@ class Forks:
         """Until the server says something, or is gone, or the time is up."""
         select.select([] if self.gone else [self._line], [], [], seconds)
 
+    def wait_for(self, number: int, seconds: float) -> int | None:
+        """Its exit code, as soon as it has one; None if it has none when the time is up."""
+        deadline = time.monotonic() + seconds
+        while self.exit_code(number) is None and (left := deadline - time.monotonic()) > 0:
+            self.wait(left)
+        return self.exit_code(number)
+
     def end(self, number: int) -> None:
         """Kill it and all that it began; returns when they are gone. Raises Gone, and TimeoutError if nothing helps."""
         for how in ("end", "kill"):
             if self.exit_code(number) is None:
                 self._send(how, number)
-            deadline = time.monotonic() + _PATIENCE
-            while self.exit_code(number) is None and (left := deadline - time.monotonic()) > 0:
-                self.wait(left)
+            self.wait_for(number, _PATIENCE)
             if self.gone:
                 raise Gone
             if number in self._codes:

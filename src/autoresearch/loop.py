@@ -11,11 +11,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
-from autoresearch import decide, knobs, trial
+from autoresearch import decide, knobs, pace, steady, trial
 from autoresearch.errors import AgentError, EngineError, LimitReached, UserError
 from autoresearch.inert import inert
 from autoresearch.ledger import Ledger
-from autoresearch.records import Brief, CorpusView, Experiment, Patch, Program, Proposal, Purpose, Spread, Standing
+from autoresearch.records import (
+    Brief,
+    CorpusView,
+    Experiment,
+    Pace,
+    Patch,
+    Program,
+    Proposal,
+    Purpose,
+    Spread,
+    Standing,
+    TokenFile,
+)
 from autoresearch.repeat import Repeater, seed_of
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
@@ -38,7 +50,7 @@ class Agent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop: at a time (seconds since the epoch), and at a number of experiments in the run, the baseline's
+    """When to stop: at a time (steady.now()), and at a number of experiments in the run, the baseline's
     included. None: no such limit."""
 
     deadline: float | None = None
@@ -179,10 +191,11 @@ class Loop:
         id = self.ledger.begin(experiment, "first", seed)
         if experiment.stage == "committed":
             experiment = self.ledger.advance(experiment, "running")
+        source = self.workspace.read(commit, self.program.settings.edit[0])
         try:
             prepared = trial.build(
                 self.program,
-                self.workspace.read(commit, self.program.settings.edit[0]),
+                source,
                 seed,
                 self.corpus,
                 self.ledger.folder_of(self.run.tag, experiment.number),
@@ -190,6 +203,7 @@ class Loop:
                 keep=True,
                 bar=tip.level if (tip := self.ledger.tip(self.run.tag)) else None,
                 deadline=deadline,
+                pace=partial(self._pace, source, seed),
             )
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
         except trial.Unfit as error:
@@ -225,7 +239,7 @@ class Loop:
             self._settle_check(history)
             history = self.ledger.experiments(self.run.tag)
             task = due(settings, history)
-            if task is None or (deadline is not None and deadline - time.time() < self._expected()):
+            if task is None or (deadline is not None and deadline - steady.now() < self._expected()):
                 return
             experiment, purpose = task
             if (experiment.number, purpose) == (1, "final"):
@@ -288,7 +302,7 @@ class Loop:
         leave no time for so many trainings after it."""
         if limits.deadline is None or (experiment and experiment.stage in ("measured", "decided")):
             return None
-        left, expected = limits.deadline - time.time(), self._expected()
+        left, expected = limits.deadline - steady.now(), self._expected()
         if left < expected:
             return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(expected)}"
         if experiment is None and left < (1 + reserved) * expected:
@@ -307,6 +321,15 @@ class Loop:
         """Why a patch on the tip is no experiment, if none of its files is."""
         reasons = [inert(self.workspace.read(tip, path), text) for path, text in files.items()]
         return reasons[0] if all(reasons) else None
+
+    def _pace(self, source: str, seed: int, train: TokenFile) -> Pace | None:
+        """What a training of this file is to keep pace with; None if it is to be let finish."""
+        settings, tip = self.program.settings, self.ledger.tip(self.run.tag)
+        if not settings.early_stop or tip is None or tip.commit is None:
+            return None
+        if not pace.comparable(self.workspace.read(tip.commit, settings.edit[0]), source):
+            return None
+        return pace.of(tip, self.ledger.experiments(self.run.tag), settings.sigma, train, seed)
 
     def _tip(self) -> str:
         tip = self.ledger.tip(self.run.tag)

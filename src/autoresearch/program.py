@@ -87,7 +87,7 @@ def _shown(name: str, default: object) -> str:
         return f"`{default / 10**6:g}MB`"
     if isinstance(default, tuple):
         return f"`{default[0]}`" if name == "edit" else f"`{list(default)}`"
-    return f"`{default}`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def _between_dashes() -> str:

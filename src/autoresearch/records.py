@@ -120,7 +120,7 @@ class Brief:
     tag: str
     hardware: str = ""  # one line: device, memory
     seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
-    until: float | None = None  # time.time() after which a proposal comes too late to be measured
+    until: float | None = None  # steady.now() after which a proposal comes too late to be measured
 
 
 # ---------------------------------------------------------------------------------------------- the engine
@@ -159,6 +159,17 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """What a training is held against as it goes: see pace.py. Losses in nats per token."""
+
+    tip: tuple[float | None, ...]  # the tip's smoothed losses, by parts of the clock
+    margin: float  # by which those of a training may lie above it
+    step: float  # tokens in a step of the tip's: what takes other steps is not compared
+    bits: float  # bits per byte in a nat per token
+    spare: bool  # it is let finish though it is condemned: one of many is, which tells how often that was wrong
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One training and scoring to be done: everything the engine needs, and nothing it has to look up."""
 
@@ -172,8 +183,9 @@ class Trial:
     keep: Kept | None = None  # where to leave the same of this trial, once it is scored; None: nowhere
     weights: str | None = None  # path of weights to score; None: train them
     logs: str = ""  # folder for logs and curves, in the ledger's keeping
-    deadline: float | None = None  # time.time() after which nothing may run
+    deadline: float | None = None  # steady.now() after which nothing may run
     bar: float | None = None  # value under which it may be kept, for which it is audited more closely; None: never
+    pace: Pace | None = None  # to keep pace with while it trains; None: it is let finish whatever its curve is like
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +207,7 @@ class Progress:
     point: Point | None = None
     tokens_per_second: float | None = None
     memory: int | None = None  # peak, bytes
+    note: str | None = None  # what is waited for, in a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +259,9 @@ class Measurement:
     corpus: str | None = None  # fingerprint
     harness: str | None = None  # fingerprint of the code that measured
     curve: tuple[Point, ...] = ()  # thinned
+    pace: tuple[float | None, ...] = ()  # mean loss in each part of the clock, nats per token
+    condemned: str | None = None  # why it was beyond hope while it trained, whether it was stopped then or spared
+    interruptions: tuple[str, ...] = ()  # how the machine had ended it before, each time, so that it was done again
 
     @property
     def conditions(self) -> tuple[str | None, ...]:

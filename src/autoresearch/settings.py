@@ -63,6 +63,9 @@ class Settings(BaseModel):
             "by which its gain is reported; 1: none but the experiments themselves",
         ),
     ] = 3
+    early_stop: Annotated[
+        bool, Field(description="end a training whose live curve is far behind that of the best file so far")
+    ] = True
     constants: Annotated[
         Mapping[str, bool | int | float | str],
         Field(description="constants the baseline is given, such as `{DEPTH: 2}`; the commit says so"),

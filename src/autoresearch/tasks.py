@@ -88,3 +88,4 @@ class ScoreResult:
     bytes: int | None = None
     audit: Audit | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
+    killed: bool = False  # a signal has ended one of its processes, which may have come from outside

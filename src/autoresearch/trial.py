@@ -11,7 +11,7 @@ from pathlib import Path
 from autoresearch import knobs
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
-from autoresearch.records import CorpusView, Kept, Measurement, Program, Trial
+from autoresearch.records import CorpusView, Kept, Measurement, Pace, Program, TokenFile, Trial
 
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
@@ -63,11 +63,13 @@ def build(
     test: bool = False,
     bar: float | None = None,
     deadline: float | None = None,
+    pace: Callable[[TokenFile], Pace | None] = lambda _: None,
 ) -> Trial:
     """The trial of one file. Raises Unfit if its constants break the program's rules, before any process starts.
 
     `tip`: what is left of the run's tip. `keep`: leave the same of this trial in `logs`. `test`: score the split that
-    is laid aside for the end. `bar`: a value under which it is audited more closely.
+    is laid aside for the end. `bar`: a value under which it is audited more closely. `pace`: what it is to keep pace
+    with, by the text that it is trained on.
     """
     settings = program.settings
     constants = knobs.values(source)
@@ -100,6 +102,7 @@ def build(
         logs=str(logs),
         deadline=deadline,
         bar=bar,
+        pace=pace(view.train),
     )
 
 

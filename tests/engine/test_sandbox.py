@@ -173,7 +173,7 @@ def test_a_fork_bomb_is_ended_and_the_next_is_measured(engine, trial, tmp_path):
 
 @pytest.mark.parametrize("sandbox", [None, OFF])
 def test_files_without_end_are_a_crash_and_are_gone(sandbox, engine, trial, tmp_path, monkeypatch):
-    monkeypatch.setattr("autoresearch.engine.measuring._DISK", 50_000_000)
+    monkeypatch.setattr("autoresearch.engine.site._DISK", 50_000_000)
     flood = body("for n in range(30):\n    open(f'{n}', 'wb').write(bytes(5_000_000))\n    time.sleep(0.2)")
     measured = engine(sandbox=sandbox).measure(trial(flood))
     assert (measured.outcome, measured.phase) == ("crashed", "warmup")
@@ -182,7 +182,7 @@ def test_files_without_end_are_a_crash_and_are_gone(sandbox, engine, trial, tmp_
 
 
 def test_many_small_files_count_as_well(engine, trial, monkeypatch):
-    monkeypatch.setattr("autoresearch.engine.measuring._DISK", 50_000_000)
+    monkeypatch.setattr("autoresearch.engine.site._DISK", 50_000_000)
     many = body("import os\nfor n in range(3000): os.mkdir(f'{n}')\ntime.sleep(3)")
     assert "take more than 50.0 MB" in engine().measure(trial(many)).reason
 

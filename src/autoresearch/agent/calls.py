@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from autoresearch import steady
 from autoresearch.agent.models import ChatModel, Completion, Interrupted, estimate_tokens
 from autoresearch.agent.prices import Price
 from autoresearch.errors import DeadlinePassed, LimitReached, ModelUnavailable
@@ -57,8 +58,8 @@ class Caller:
         self._sleep = sleep
 
     def ask(self, messages: Sequence[Message], until: float | None = None) -> Completion:
-        """The model's answer: whole, cut or refused. `until`: time.time() at which it is too late. AgentError if asking
-        again cannot help."""
+        """The model's answer: whole, cut or refused. `until`: steady.now() at which it is too late. AgentError if
+        asking again cannot help."""
         wait = self._terms.longest_wait / 2**DOUBLINGS
         while True:
             completion = self._call(messages, until)
@@ -98,10 +99,9 @@ class Caller:
 
     def _wait(self, broken: Completion, seconds: float, until: float | None) -> None:
         reason = broken.reason or "The reply broke off."
-        again = time.time() + seconds
-        if until is not None and again >= until:
+        if until is not None and steady.now() + seconds >= until:
             raise DeadlinePassed(f"the model does not answer, and the time left is too short to ask again: {reason}")
-        self._desk.waiting(Waiting(reason, again))
+        self._desk.waiting(Waiting(reason, time.time() + seconds))
         try:
             self._sleep(seconds)
         finally:

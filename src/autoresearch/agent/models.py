@@ -6,12 +6,12 @@ The seam is `ChatModel`: messages in, text and usage out. The providers' models 
 import json
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from autoresearch import steady
 from autoresearch.agent import process
 from autoresearch.agent.prices import GivenPrice, Price
 from autoresearch.agent.reply import MAX_REPLY, clean, well_formed
@@ -73,7 +73,7 @@ class ChatModel(Protocol):
         """The model's reply. ModelUnavailable if asking again may help; another AgentError ends the run.
         Interrupted on Ctrl-C if something was charged by then.
 
-        `until`: time.time() at which a reply comes too late (DeadlinePassed). `room`: output tokens it may take.
+        `until`: steady.now() at which a reply comes too late (DeadlinePassed). `room`: output tokens it may take.
         """
         ...
 
@@ -111,7 +111,7 @@ class CommandModel:
 
     def complete(self, messages: Sequence[Message], until: float | None = None, room: int | None = None) -> Completion:
         """Run the command on the prompt. AgentError if it cannot start; ModelUnavailable if it then gives no reply."""
-        limit = self._limit if until is None else min(self._limit, until - time.time())
+        limit = self._limit if until is None else min(self._limit, until - steady.now())
         try:
             ended = process.run(self._command, as_document(messages), self._environ, limit, 4 * MAX_REPLY)
         except OSError as error:

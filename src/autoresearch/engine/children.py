@@ -154,7 +154,7 @@ def _read(home: Path) -> _Record | None:
 def _identity(pid: int) -> tuple[int, float]:
     """A process id and when it began: together they name one process of one boot."""
     try:
-        return pid, psutil.Process(pid).create_time()
+        return pid, _began(pid)
     except psutil.Error:
         return pid, 0.0
 
@@ -163,9 +163,17 @@ def _alive(identity: tuple[int, float]) -> bool:
     pid, created = identity
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(_began(pid) - created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _began(pid: int) -> float:
+    """When a process began: in ticks since the boot where the kernel tells, which no setting of the clock moves."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, LookupError, ValueError):
+        return psutil.Process(pid).create_time()
 
 
 def _boot_id() -> str:

@@ -78,5 +78,5 @@ class Tail:
         self.tokens, self.memory = event.tokens, event.memory
         self.points.append(Point(event.step, event.seconds, event.progress, event.loss))
         if len(self.points) > _MOST_POINTS:
-            del self.points[::2]
+            del self.points[1::2]  # the first and the last stay
         return True

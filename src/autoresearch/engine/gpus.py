@@ -66,6 +66,13 @@ def gpu_processes() -> list[GpuProcess]:
     ]
 
 
+def utilization(uuid: str) -> int | None:
+    """Percent of the last moment in which a GPU did something; None where the driver does not tell. EngineError if
+    nvidia-smi fails."""
+    rows = _query("--query-gpu=uuid,utilization.gpu")
+    return next((int(row[1]) for row in rows if len(row) == 2 and row[0] == uuid and row[1].isdecimal()), None)
+
+
 def _names(entry: str, place: int, gpu: Gpu) -> bool:
     """Whether an entry of CUDA_VISIBLE_DEVICES means this GPU: its place, or the beginning of its UUID."""
     if entry.startswith("MIG-"):  # a slice of one; nvidia-smi does not say here of which, unless in the old form

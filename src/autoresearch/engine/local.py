@@ -6,13 +6,14 @@ import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from autoresearch.engine import children
+from autoresearch.engine import children, faults
 from autoresearch.engine.device import describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
-from autoresearch.engine.measuring import Bench, Measuring, Watch
+from autoresearch.engine.measuring import Measuring
 from autoresearch.engine.sandbox import Sandbox, choose
+from autoresearch.engine.site import Bench, Site, Watch
 from autoresearch.engine.turn import turn
 from autoresearch.errors import CorpusError, EngineError
 from autoresearch.records import Measurement, TokenFile, Trial
@@ -54,6 +55,7 @@ class LocalEngine:
         memory = gpus[0].memory if gpus else None
         self._bench = Bench(
             self.device,
+            gpus[0].uuid if gpus else None,
             memory,
             self.fingerprint,
             self._scratch,
@@ -76,17 +78,24 @@ class LocalEngine:
         at most. DeadlinePassed at the trial's deadline.
         """
         watch = watch or (lambda _: None)
-        if not self._server.forks.alive():  # a candidate may have killed it
-            self.close()
-            self._start()
+        self._alive()  # and so at its imports while this waits for its turn
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
         with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._scratch) as home:
-            return Measuring(self._bench, self._server, trial, home, watch).run()
+            site = Site(self._bench, self._alive, trial, watch)
+            faults.await_gpu(self._bench.gpu, trial.deadline, site.show)
+            return Measuring(site, home).run()
 
     def close(self) -> None:
         """End its processes; otherwise that happens when the engine is let go of, at the latest with this process."""
         self._end()
+
+    def _alive(self) -> ForkServer:
+        """The fork server; another one, if it has ended: a candidate, or somebody outside, may have killed it."""
+        if not self._server.forks.alive():
+            self.close()
+            self._start()
+        return self._server
 
     def _start(self) -> None:
         with self._blamed():

@@ -2,18 +2,38 @@
 
 from dataclasses import replace
 
+from autoresearch import pace
 from autoresearch.engine.device import peak_flops
-from autoresearch.records import Measurement, Point, Trial
+from autoresearch.engine.events import Tail
+from autoresearch.records import Measurement, Trial
 from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
+_CURVE = 200  # points
 
-def trained(trial: Trial, harness: str, curve: tuple[Point, ...], result: TrainResult | None) -> Measurement:
-    """All that is known before the score; the outcome is still to be set. harness: the fingerprint of its code."""
+
+def trained(trial: Trial, harness: str, tail: Tail, result: TrainResult | None) -> Measurement:
+    """All that is known before the score; the outcome is still to be set. harness: the fingerprint of its code.
+
+    Without a result, what its events tell: that of a training which was stopped."""
     base = Measurement(
-        seed=trial.seed, outcome="crashed", corpus=trial.corpus.fingerprint, harness=harness, curve=curve
+        seed=trial.seed,
+        outcome="crashed",
+        corpus=trial.corpus.fingerprint,
+        harness=harness,
+        curve=tail.curve(_CURVE),
+        pace=pace.means(tail.points) if tail.points else (),
     )
     if result is None:
-        return base
+        last = tail.points[-1] if tail.points else None
+        return replace(
+            base,
+            seconds={"train": last.seconds} if last else {},
+            steps=last.step if last else None,
+            tokens=tail.tokens,
+            train_tokens=trial.corpus.train.tokens,
+            peak_memory=tail.memory,
+            loss=last.loss if last else None,
+        )
     return replace(
         base,
         seconds=dict(result.seconds),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from autoresearch import steady
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.records import Progress
 
@@ -17,7 +18,7 @@ _LOOK = 0.5  # seconds between words that it is still waiting
 def turn(lock: Path, deadline: float | None, watch: Callable[[Progress], None]) -> Iterator[None]:
     """Hold the lock's file, which no other process then can; it is free again when this process ends, however it ends.
 
-    deadline: time.time() until which to wait; DeadlinePassed after it. `watch` is told twice a second of the waiting.
+    deadline: steady.now() until which to wait; DeadlinePassed after it. `watch` is told twice a second of the waiting.
     EngineError if the file cannot be made.
     """
     began = time.monotonic()
@@ -28,7 +29,7 @@ def turn(lock: Path, deadline: float | None, watch: Callable[[Progress], None]) 
             held.acquire(timeout=_LOOK)
             break
         except Timeout:
-            if deadline is not None and time.time() > deadline:
+            if deadline is not None and steady.now() > deadline:
                 raise DeadlinePassed("the run's time is up before the device was free") from None
             watch(Progress(phase="waiting", seconds=time.monotonic() - began))
         except (OSError, NotImplementedError) as error:  # the second: a filesystem without locks

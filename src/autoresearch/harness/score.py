@@ -94,7 +94,7 @@ class Judge:
             self.seconds["sealed"] = time.monotonic() - began - self.seconds["open"]
             return result
         except Refused as error:
-            return ScoreResult("crashed", str(error), seconds=self.seconds)
+            return ScoreResult("crashed", str(error), seconds=self.seconds, killed=error.killed)
         except TimeoutError:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
         finally:

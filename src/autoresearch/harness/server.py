@@ -11,6 +11,7 @@ from pathlib import Path
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
 from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
 
+_ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
 _LOG = 64_000  # bytes of the end of what a process has printed that go on to the judge's log
 
 
@@ -53,7 +54,9 @@ class Server:
                 for frame in islice(frames, 1):
                     line.send(frame)
         except EOFError:
-            raise Refused("the scoring process ended before it had answered") from None
+            code = self._forks.wait_for(self._number, _ENDING)
+            how = f"was ended by signal {code - 128}" if code and code > 128 else "ended"
+            raise Refused(f"the scoring process {how} before it had answered", killed=how != "ended") from None
 
     def stop(self) -> None:
         """End it and everything that it began, whatever that did to get away; returns when they are gone. Refused if
@@ -61,7 +64,7 @@ class Server:
         try:
             self._forks.end(self._number)
         except Gone:
-            raise Refused("the scoring process has ended more than itself") from None
+            raise Refused("the scoring process has ended more than itself", killed=True) from None
         except TimeoutError:
             raise Refused("the scoring process cannot be ended") from None
 

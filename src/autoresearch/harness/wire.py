@@ -31,6 +31,11 @@ FAILURES = {
 class Refused(Exception):
     """The candidate cannot be scored; the message is one of ours, never the candidate's words."""
 
+    def __init__(self, message: str, killed: bool = False) -> None:
+        """killed: a signal has ended a process, which may have come from outside."""
+        super().__init__(message)
+        self.killed = killed
+
 
 @dataclass(frozen=True, slots=True)
 class ServeTask:

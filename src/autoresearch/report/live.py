@@ -184,7 +184,7 @@ def _said(facts: Facts, experiment: Experiment | None, width: int) -> list[Text]
 def _waited(state: LiveState | None, width: int, now: float) -> list[Text]:
     """Why nothing happens."""
     if state is None or state.waiting is None:
-        return []
+        return _indented(_line(state.note), "yellow", width)[:2] if state and state.note else []
     until, reason = at(state.waiting.until), _line(state.waiting.reason)
     return _indented(f"until {until}: {reason}", "yellow", width)[:2]
 

@@ -28,6 +28,7 @@ class LiveState:
     tokens_per_second: float | None = None
     memory: int | None = None  # peak, bytes
     waiting: Waiting | None = None
+    note: str | None = None  # on the phase, in a line
     deadline: float | None = None
     max_cost: float | None = None  # US dollars
 
@@ -57,7 +58,11 @@ class Tracker:
             curve = (*(curve[::2] if len(curve) >= _MOST_POINTS else curve), progress.point)
         self._move(experiment, progress.phase)
         self.state = replace(
-            self.state, curve=curve, tokens_per_second=progress.tokens_per_second, memory=progress.memory
+            self.state,
+            curve=curve,
+            tokens_per_second=progress.tokens_per_second,
+            memory=progress.memory,
+            note=progress.note,
         )
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
@@ -68,7 +73,9 @@ class Tracker:
         now = time.time()
         same = (experiment.number, phase) == (self.state.number, self.state.phase)
         since = self.state.since if same else now
-        self.state = replace(self.state, number=experiment.number, phase=phase, since=since, at=now, waiting=None)
+        self.state = replace(
+            self.state, number=experiment.number, phase=phase, since=since, at=now, waiting=None, note=None
+        )
 
 
 class StateFile:

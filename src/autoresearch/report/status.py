@@ -34,6 +34,16 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Experiments that were beyond hope while they trained. Some are let finish all the same: how many of those were
+    kept says how often it is wrong to stop."""
+
+    stopped: int
+    spared: int
+    spared_kept: int
+
+
+@dataclass(frozen=True, slots=True)
 class Last:
     """The latest experiment, perhaps still going."""
 
@@ -58,6 +68,7 @@ class Report:
     elapsed_s: float
     experiments: dict[str, int]
     rolled_back: int  # of those kept
+    early_stop: EarlyStop
     baseline: Baseline | None
     best: Best | None
     gain: Gain | None  # on the test split, by measurements that decided nothing; once a run has come to its end
@@ -86,6 +97,7 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
         elapsed_s=round(_elapsed(sessions, alive, 0.0), 3),
         experiments=_counts(experiments),
         rolled_back=sum(e.standing == "rolled_back" for e in experiments),
+        early_stop=_early_stop(experiments),
         baseline=_baseline(run, experiments),
         best=_best(ledger.tip(run.tag)),
         gain=decide.gain(run.metric, experiments),
@@ -129,6 +141,13 @@ def _counts(experiments: list[Experiment]) -> dict[str, int]:
     statuses = [status for status in get_args(Status) if status != "running"]
     counts = {status: sum(e.status == status for e in experiments) for status in statuses}
     return {"total": len(experiments), **counts}
+
+
+def _early_stop(experiments: list[Experiment]) -> EarlyStop:
+    condemned = [e for e in experiments if e.deciding and e.deciding.condemned]
+    spared = [e for e in condemned if e.deciding and e.deciding.outcome == "scored"]
+    stopped = sum(e.status == "stopped" for e in experiments)
+    return EarlyStop(stopped, len(spared), sum(e.status == "kept" for e in spared))
 
 
 def _baseline(run: Run, experiments: list[Experiment]) -> Baseline | None:

@@ -223,6 +223,8 @@ def status_panel(
         ("branch", Text(report.branch)),
         ("experiments", verdicts),
     ]
+    if (early := report.early_stop).spared:
+        rows.append(("early stops", f"{early.spared} beyond hope were let finish, {early.spared_kept} of them kept"))
     if report.baseline:
         baseline = f"{report.baseline.value:.4f}  (sigma {report.baseline.sigma:.4f})"
         rows.append(("baseline", f"{report.metric['name']} {baseline}"))
@@ -308,6 +310,8 @@ def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
         ("throughput", f"{throughput:,.0f} tokens/s" + (f", MFU {m.mfu:.1%}" if m.mfu else "") if throughput else ""),
         ("model", f"{_parameters(m)}, peak memory {format_size(m.peak_memory)}" if m.parameters else ""),
         ("loss", sparkline([point.loss for point in m.curve])),
+        ("beyond hope", f"{m.condemned}; let finish to see" if m.condemned and m.outcome != "stopped" else ""),
+        ("done again", "; ".join(m.interruptions)),
         ("device", f"{m.device_name}, torch {m.torch_version}" if m.device_name else ""),
         ("traceback", m.traceback or ""),
     ]

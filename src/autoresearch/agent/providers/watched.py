@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
-from autoresearch import interrupts
+from autoresearch import interrupts, steady
 from autoresearch.agent.providers.failures import retry_after
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class OutOfTime(Exception):
 
 def run(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence: float, until: float | None = None) -> T:
     """What `work` returns, given an HTTP client. OutOfTime after `silence` seconds without a byte from the server,
-    after half an hour, or at `until` (time.time()). KeyboardInterrupt ends it at once."""
+    after half an hour, or at `until` (steady.now()). KeyboardInterrupt ends it at once."""
     tasks: list[asyncio.Task[object]] = []
     stopped = False
 
@@ -93,7 +92,7 @@ async def _bounded(work: Callable[["httpx2.AsyncClient"], Awaitable[T]], silence
 
     def alive(heard: float = silence) -> None:
         """Set anew when the call ends, on the loop's clock. The deadline is on the wall's, which no sleep stops."""
-        deadline = float("inf") if until is None else clock() + until - time.time()
+        deadline = float("inf") if until is None else clock() + until - steady.now()
         ends.update({"silence": clock() + heard, "length": begun + LONGEST_CALL, "deadline": deadline})
         bound.reschedule(min(ends.values()))
 

@@ -1,0 +1,150 @@
+"""What training and scoring of one measurement share: the engine's bench, children and their logs, disk, deadline."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from autoresearch import steady
+from autoresearch.engine import caches, children
+from autoresearch.engine.events import Tail
+from autoresearch.engine.files import size
+from autoresearch.engine.forkserver import Child, ForkServer
+from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.forks import Mode
+from autoresearch.records import Progress, Trial
+from autoresearch.tasks import Fault, ScoreResult
+from autoresearch.units import format_size
+
+Watch = Callable[[Progress], None]
+
+_POLL = 0.05  # seconds between looks at a child
+_LOG = 256_000  # bytes of a log's end that are kept
+_LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
+_DISK = 20 * 10**9  # bytes that a measurement's files may take: weights, and what compilers keep
+_LOOK = 1.0  # seconds between looks at the disk
+_LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every measurement of an engine finds there: see LocalEngine."""
+
+    device: str
+    gpu: str | None  # UUID of the NVIDIA GPU
+    memory: int | None  # bytes of the GPU, where they are known
+    fingerprint: str
+    scratch: Path
+    compiled: Path  # where compilers keep their files while a measurement lasts
+    environ: Mapping[str, str]
+    fixed_grace: float | None
+    fixed_score_limit: float | None
+
+    def grace(self, budget: float) -> float:
+        """Seconds after the budget in which the last step ends and the weights are saved."""
+        return self.fixed_grace if self.fixed_grace is not None else max(20.0, 0.05 * budget)
+
+    def score_limit(self, trial: Trial) -> float:
+        """Seconds a scoring may take: as long as start-up and training, and never less than a minute more."""
+        if self.fixed_score_limit is not None:
+            return self.fixed_score_limit
+        return trial.settings.startup_limit + max(60.0, trial.settings.budget)
+
+
+class Crash(Exception):
+    """A measurement ends without a score."""
+
+    def __init__(
+        self,
+        fault: Fault,
+        outcome: Literal["crashed", "quarantined", "stopped"] = "crashed",
+        score: ScoreResult | None = None,
+        killed: bool = False,
+    ) -> None:
+        """score: of the scorer, if it was that which ended. killed: by a signal, which may have come from outside."""
+        self.fault, self.outcome, self.score, self.killed = fault, outcome, score, killed
+
+
+@dataclass
+class Site:
+    """One measurement's place at the bench."""
+
+    bench: Bench
+    server: Callable[[], ForkServer]  # alive: of which the children are forked
+    trial: Trial
+    watch: Watch
+    logs: dict[str, str] = field(default_factory=dict)  # of the children, by the name of the file
+    tail: Tail | None = None  # of the training's events
+    began: float = field(default_factory=time.monotonic)
+    _looked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._disk = min(_DISK, shutil.disk_usage(self.bench.scratch).free // 2)
+
+    @contextlib.contextmanager
+    def child(
+        self, mode: Mode, task: Mapping[str, object], home: Path, own: Mapping[str, str], fds: tuple[int, ...] = ()
+    ) -> Iterator[Child]:
+        """A child of the measurement in `home`. own: environment beside that which all have. In the end none of its
+        processes is left, and its output is kept."""
+        env = {**children.environment(self.bench.environ, home, self.compiled(mode)), **own}
+        child = Child(self.server(), mode, task, home / f"{mode}.log", env, *fds)
+        try:
+            yield child
+        finally:
+            child.end()
+            children.kill_marked(home)
+            self.logs[f"{mode}.log"] = child.output(_LOG)
+            child.close()
+
+    def lend(self, mode: Mode, kept: str | None) -> None:
+        """Give compilers a copy of what was kept to begin with."""
+        caches.lend(kept, self.compiled(mode))
+
+    def compiled(self, mode: Mode) -> Path:
+        """Where compilers keep their files."""
+        return self.bench.compiled / mode
+
+    def export(self, home: Path) -> str:
+        """Path of the file to train, as the house knows it, in a folder of its own."""
+        source = home / "source" / Path(self.trial.settings.edit[0]).name
+        source.parent.mkdir()
+        source.write_text(self.trial.source)
+        return str(source)
+
+    def pause(self, child: Child, home: Path, mode: Mode) -> str | None:
+        """A moment, or less if the child ends; why it is to be ended, in a line, if its files have grown too large.
+        DeadlinePassed if the run's time is up."""
+        deadline = self.trial.deadline
+        if deadline is not None and steady.now() > deadline:
+            raise DeadlinePassed("the run's time is up in the middle of an experiment")
+        child.trim(_LOG_LIMIT, _LOG)
+        child.wait(_POLL)
+        if time.monotonic() < self._looked + _LOOK:
+            return None
+        found = size([home, self.compiled(mode)], self._disk)
+        self._looked = time.monotonic()
+        return f"the files it has written take more than {format_size(self._disk)}" if found > self._disk else None
+
+    def check_space(self) -> None:
+        """EngineError if the disk is full, so that whatever went wrong is the machine's fault."""
+        with contextlib.suppress(FileNotFoundError):  # the candidate can have removed it
+            if shutil.disk_usage(self.bench.scratch).free < _LITTLE_SPACE:
+                raise EngineError(f"The disk of {self.bench.scratch} is full.", "Free some space and start again.")
+
+    def show(self, phase: str, note: str | None = None) -> None:
+        """Tell who looks on how far it is."""
+        tail = self.tail
+        self.watch(
+            Progress(
+                phase=phase,
+                seconds=time.monotonic() - self.began,
+                point=tail.points[-1] if tail and tail.points else None,
+                tokens_per_second=tail.tokens_per_second if tail else None,
+                memory=tail.memory if tail else None,
+                note=note,
+            )
+        )
