@@ -105,6 +105,14 @@ def schema_of_tomorrow(lab: Lab) -> None:
         db.execute("PRAGMA user_version = 99")
 
 
+def cut_short(lab: Lab) -> None:
+    """As by a file system that lost its end."""
+    with sqlite3.connect(lab.ledger) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = lab.ledger.read_bytes()
+    lab.ledger.write_bytes(data[: len(data) // 2 + 100])
+
+
 def damaged(lab: Lab) -> None:
     """Its first page is whole, and the rest is not."""
     with sqlite3.connect(lab.ledger) as db:
@@ -184,6 +192,8 @@ MISTAKES_LATER = [
     Case("ledger of garbage", ("status",), 1, (r"ledger.* cannot be read", r"backup"), garbage),
     Case("run on garbage", RUN, 1, (r"ledger.* cannot be read", r"backup"), garbage),
     Case("damaged ledger", ("log",), 1, (r"ledger.* cannot be read", r"backup"), damaged),
+    Case("ledger cut short", ("log",), 1, (r"ledger.* cannot be read", r"backup"), cut_short),
+    Case("run on a ledger cut short", RUN, 1, (r"ledger.* cannot be read", r"backup"), cut_short),
     Case("newer ledger", ("status",), 1, (r"schema 99", r"Upgrade"), schema_of_tomorrow),
     Case("run on newer", RUN, 1, (r"schema 99", r"Upgrade"), schema_of_tomorrow),
     Case("lost ledger", RUN, 2, (r"refs/autoresearch/quick/ holds the attempts", r"--tag quick-2"), lost_ledger),

@@ -140,6 +140,11 @@ def story(request: pytest.FixtureRequest) -> Story:
 
 @pytest.fixture
 def folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_folder(story, tmp_path, monkeypatch)
+
+
+def make_folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lab where the story can be told: the engine is scripted in this process."""
     texts = tmp_path / "texts"
     texts.mkdir()
     for number in range(60):
@@ -154,7 +159,7 @@ def folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return lab
 
 
-def work(folder: Path, story: Story) -> None:
+def work(folder: Path, story: Story, limits: Limits | None = None) -> None:
     """What `autoresearch run` does."""
     lab = labs.open_lab(folder, folder.parent / "cache", {})
     program = load(folder / "program.md")
@@ -163,7 +168,7 @@ def work(folder: Path, story: Story) -> None:
         watcher = Watchers()
         agent = lab.agent(f"replay:{folder / 'replies.jsonl'}", "night", watcher)
         loop = lab.loop(program, text, "night", watcher, agent, strict=story.strict)
-        loop.until(Limits(experiments=len(story.expected)))
+        loop.until(limits or Limits(experiments=len(story.expected)))
 
 
 def in_a_process(action: Callable[[], None]) -> int:

@@ -1,5 +1,6 @@
 """The loop with everything real: git, processes, a tiny training. Killed where a user's machine would kill it."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -135,7 +136,8 @@ def test_a_child_killed_from_outside_does_not_count_against_its_patch(own: Lab, 
     until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
     until(lambda: children(process, task), process)
     for child in children(process, task):
-        child.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one before
+            child.send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     found = measured(own)

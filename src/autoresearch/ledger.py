@@ -31,6 +31,7 @@ from autoresearch.schema import (
 )
 
 _EXCHANGE = TypeAdapter(Exchange)
+_PATIENCE = 30.0  # seconds that another writer may take
 
 
 class Ledger:
@@ -43,7 +44,7 @@ class Ledger:
             raise LedgerError("no run has been started in this repository.", "Start one with `autoresearch run`.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._migrate(path)
             with suppress(sqlite3.OperationalError):  # the file system cannot, or another process is at it
@@ -108,7 +109,9 @@ class Ledger:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: Exception) -> LedgerError:
-        return LedgerError(f"cannot write the ledger in {self.folder} ({error}).", "Is the disk full?")
+        locked = "locked" in str(error)
+        remedy = "End that other program, and run again." if locked else "Is the disk full?"
+        return LedgerError(f"cannot write the ledger in {self.folder} ({error}).", remedy)
 
     # ------------------------------------------------------------------------------------------ runs
 
