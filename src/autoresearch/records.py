@@ -261,6 +261,7 @@ class Measurement:
     curve: tuple[Point, ...] = ()  # thinned
     pace: tuple[float | None, ...] = ()  # mean loss in each part of the clock, nats per token
     condemned: str | None = None  # why it was beyond hope while it trained, whether it was stopped then or spared
+    sandbox: str | None = None  # `full`, `none`, or what was not protected
     interruptions: tuple[str, ...] = ()  # how the machine had ended it before, each time, so that it was done again
 
     @property

@@ -57,6 +57,7 @@ def test_a_file_that_trains_is_measured(engine, trial, tmp_path):
     assert (measurement.corpus, measurement.harness) == ("fingerprint", engine.fingerprint)
     assert measurement.device_name and measurement.torch_version
     assert len(measurement.start_hash) == 64
+    assert (measurement.sandbox, measurement.interruptions) == (engine.sandbox.describe(), ())
     phases = ["import", "build", "warmup", "train", "save", "open", "sealed"]
     assert list(measurement.seconds) == [*phases, "total"]
     assert 0.0 < sum(measurement.seconds[phase] for phase in phases) <= measurement.seconds["total"]

@@ -58,6 +58,7 @@ class LocalEngine:
             gpus[0].uuid if gpus else None,
             memory,
             self.fingerprint,
+            self.sandbox.describe(),
             self._scratch,
             scratch / f"compiled-{name}",
             dict(environ),

@@ -73,7 +73,7 @@ class Measuring:
     def _base(self, trained: TrainResult | None) -> Measurement:
         site = self._site
         base = outcome.trained(site.trial, site.bench.fingerprint, self._training.tail, trained)
-        return replace(base, condemned=self._training.condemned)
+        return replace(base, condemned=self._training.condemned, sandbox=site.bench.sandbox)
 
     def _keep_logs(self) -> None:
         if not self._site.trial.logs:

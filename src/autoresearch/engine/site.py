@@ -37,6 +37,7 @@ class Bench:
     gpu: str | None  # UUID of the NVIDIA GPU
     memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str
+    sandbox: str  # in a word or a line, for the ledger
     scratch: Path
     compiled: Path  # where compilers keep their files while a measurement lasts
     environ: Mapping[str, str]

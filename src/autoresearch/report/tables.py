@@ -313,6 +313,7 @@ def measurement_rows(m: Measurement, metric: Metric) -> list[tuple[str, str]]:
         ("beyond hope", f"{m.condemned}; let finish to see" if m.condemned and m.outcome != "stopped" else ""),
         ("done again", "; ".join(m.interruptions)),
         ("device", f"{m.device_name}, torch {m.torch_version}" if m.device_name else ""),
+        ("sandbox", m.sandbox or ""),
         ("traceback", m.traceback or ""),
     ]
     if m.audit:
