@@ -4,9 +4,10 @@ Each recorded training stands once for the tip and once for a proposal: every pa
 under the functions of `pace.py` that a run uses. Its margin comes of a few seeds of the baseline, as in a run, which
 are drawn anew many times. A pair is *won* if `decide.py` keeps the proposal. The interval is a bootstrap over files.
 
-    --collect  records first what is not there yet: the file of programs/tiny.md with 16 seeds, with one to three knobs
+    --collect  records first what is not there yet: the first file of --program with 16 seeds, with one to three knobs
                set anew, and with the honest patches of tests/cheats that leave the rows as they are; each trained for
-               --steps and scored. `--part 0/2` does every other one, so that two processes share the work.
+               --steps or for --budget and scored. `--part 0/2` does every other one, so that two processes share the
+               work: each on the GPU that CUDA_VISIBLE_DEVICES leaves it, or on one core.
 """
 
 import argparse
@@ -26,15 +27,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from autoresearch import decide, knobs, pace, program
+from autoresearch import arguments, decide, knobs, pace, program
 from autoresearch.agent.search import Axis
 from autoresearch.corpus import store
 from autoresearch.engine.local import LocalEngine
 from autoresearch.machine import cache_folder
 from autoresearch.records import Experiment, Measurement, Metric, Point, TokenFile, Trial
+from autoresearch.settings import Settings
 from tests.cheats.honest import HONEST
 
-TINY = program.load(Path(__file__).parents[1] / "programs" / "tiny.md")
+TINY = Path(__file__).parents[1] / "programs" / "tiny.md"
 CORE = Path(program.__file__).with_name("train_core.py").read_text()
 BASELINE = "baseline"
 SEEDS, DRAWN = 16, 100  # of the baseline; files with knobs set anew
@@ -44,28 +46,25 @@ MARGINS = (2.0, 3.0, 4.0, 6.0)
 DRAWS, RESAMPLED = 10, 1000
 
 
-def baseline() -> str:
-    """The first file of programs/tiny.md."""
-    return knobs.assign(CORE, TINY.settings.constants)
-
-
-def files() -> dict[str, str]:
-    """Every file by its name, always the same."""
-    found = {BASELINE: baseline()}
-    space = {k.name: Axis(k.value, k.domain) for k in knobs.read(baseline()).values() if k.domain}
+def files(settings: Settings) -> dict[str, str]:
+    """Every file of a program by its name, always the same."""
+    first = knobs.assign(CORE, settings.constants)
+    found = {BASELINE: first}
+    space = {k.name: Axis(k.value, k.domain) for k in knobs.read(first).values() if k.domain}
     names = sorted(space.keys() - KEPT_AS_THEY_ARE)
     for number in range(DRAWN):
         rng = random.Random(number)
         chosen = rng.sample(names, k=rng.choice((1, 1, 1, 2, 2, 3)))
         drawn = {name: _anywhere(space[name], rng) if number % 3 == 0 else space[name].step(rng) for name in chosen}
-        found[f"knobs {number}"] = knobs.assign(baseline(), drawn)
+        found[f"knobs {number}"] = knobs.assign(first, drawn)
+    rows = {name: value for name, value in knobs.values(first).items() if name in ROWS}
     for name, patch in HONEST.items():
-        text = baseline()
+        text = first
         for old, new in patch.edits:
             text = text.replace(old, new)
         text = knobs.assign(text, patch.constants)
         values = knobs.values(text)
-        if patch.edits and not patch.settings and all(values[n] == TINY.settings.constants[n] for n in ROWS):
+        if patch.edits and not patch.settings and all(values[name] == value for name, value in rows.items()):
             found[f"patch: {name}"] = text
     return found
 
@@ -82,24 +81,26 @@ def _anywhere(axis: Axis, rng: random.Random) -> knobs.Value:
 # ---------------------------------------------------------------------------------------------- recording
 
 
-def collect(path: Path, steps: int, part: str) -> None:
+def collect(path: Path, settings: Settings, part: str) -> None:
     """Train and score what is missing in the file, and append to it."""
     share, shares = map(int, part.split("/"))
-    texts = files()
+    texts = files(settings)
     jobs = [(name, 0) for name in texts] + [(BASELINE, seed) for seed in range(1, SEEDS)]
     done = {(record["file"], record["seed"]) for record in read(path)}
-    view = store.open(TINY.settings.corpus, cache_folder(os.environ)).view(256)
-    settings = TINY.settings.model_copy(update={"budget": 600.0, "max_steps": steps, "startup_limit": 300.0})
+    values = knobs.values(texts[BASELINE])
+    vocab_size, context = int(values["VOCAB_SIZE"]), int(values["CONTEXT"])
+    view = store.open(settings.corpus, cache_folder(os.environ)).view(vocab_size)
     with tempfile.TemporaryDirectory() as scratch, path.open("a", buffering=1) as results:
-        engine = LocalEngine(Path(scratch), {**os.environ, "OMP_NUM_THREADS": "1"}, "curves", device="cpu")
+        engine = LocalEngine(Path(scratch), {**os.environ, "OMP_NUM_THREADS": "1"}, "curves", settings.device)
         for name, number in jobs[share::shares]:
             if (name, number) in done:
                 continue
             seed = int.from_bytes(hashlib.sha256(f"{name}/{number}".encode()).digest()[:4]) >> 1
-            m = engine.measure(Trial(texts[name], seed, 256, 128, view, settings))
+            m = engine.measure(Trial(texts[name], seed, vocab_size, context, view, settings))
             print(f"{name}, seed {number}: {m.outcome} {m.value} {m.reason or ''}", flush=True)
             if m.outcome == "scored":
                 record = {"file": name, "seed": number, "value": m.value, "steps": m.steps, "tokens": m.tokens}
+                record["token"] = round(view.train.bytes / view.train.tokens, 4)  # bytes
                 results.write(json.dumps({**record, "pace": [p and round(p, 5) for p in m.pace]}) + "\n")
         engine.close()
 
@@ -137,10 +138,9 @@ def stopped_at(held: Any, record: dict[str, Any]) -> float:
     return 1.0
 
 
-def replayed(records: list[dict[str, Any]], rng: random.Random) -> Iterator[Pair]:
+def replayed(records: list[dict[str, Any]], settings: Settings, rng: random.Random) -> Iterator[Pair]:
     """Every pair, the margin by as many seeds of the baseline as the program trains."""
-    settings = TINY.settings
-    train = TokenFile("", 256, 255, 10**9, 10**9, "")
+    train = TokenFile("", 256, 255, 10**6, int(10**6 * records[0].get("token", 1.0)), "")
     bases = [measured(record) for record in records if record["file"] == BASELINE]
     sigma = decide.spread(settings.sigma, [[m.value for m in bases if m.value is not None]])
     for old in records:
@@ -190,14 +190,22 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("curves", type=Path)
+    parser.add_argument("--program", type=Path, default=TINY)
+    parser.add_argument("--corpus", help="in place of the program's")
     parser.add_argument("--collect", action="store_true")
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--budget", help="such as 20s, in place of --steps")
     parser.add_argument("--part", default="0/1")
     options = parser.parse_args()
+    settings = program.load(options.program).settings
     if options.collect:
-        collect(options.curves, options.steps, options.part)
+        clock = {"budget": 600.0, "max_steps": options.steps}
+        if options.budget:
+            clock = {"budget": arguments.budget(options.budget), "max_steps": None}
+        changes = {**clock, "startup_limit": 300.0, "corpus": options.corpus or settings.corpus}
+        collect(options.curves, settings.model_copy(update=changes), options.part)
         return
-    texts, chosen = files(), pace.MARGIN
+    texts, chosen = files(settings), pace.MARGIN
     same = {name for name, text in texts.items() if pace.comparable(texts[BASELINE], text)}  # then any two of them are
     records = [record for record in read(options.curves) if record["file"] in same]
     print(f"{len(records)} curves of {len({r['file'] for r in records})} files that report the same loss\n")
@@ -206,7 +214,7 @@ def main() -> None:
     for margin in sorted({*MARGINS, chosen}):
         pace.MARGIN = margin
         rng = random.Random(0)
-        draws = [list(replayed(records, rng)) for _ in range(DRAWS)]
+        draws = [list(replayed(records, settings, rng)) for _ in range(DRAWS)]
         pairs = [pair for draw in draws for pair in draw]
         lost = [pair for pair in pairs if not pair.won]
         low, high = interval(pairs, rng)
