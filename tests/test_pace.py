@@ -101,7 +101,9 @@ class TestBehind:
         assert why == "0.200 bits per byte behind the tip at 55% of the clock, where 0.100 is beyond hope"
 
     @pytest.mark.parametrize(
-        ("offset", "until"), [(0.2, 0.49), (0.09, 1.0), (-1.0, 1.0), (0.0, 0.0)], ids=["early", "near", "ahead", "none"]
+        ("offset", "until"),
+        [(0.2, 0.49), (0.09, 0.9), (-1.0, 0.9), (0.0, 0.0), (0.2, 1.0)],
+        ids=["early", "near", "ahead", "none", "over"],
     )
     def test_not_yet_or_not_at_all(self, offset, until):
         seen = points(offset, until)

@@ -83,7 +83,7 @@ def behind(pace: Pace, points: Sequence[Point], tokens: int | None) -> str | Non
     tokens: that it has trained on by its last point.
     """
     part = _over(points)
-    if part < FIRST or not tokens or not points[-1].step:
+    if not FIRST <= part < PARTS or not tokens or not points[-1].step:  # in the end, its score is near
         return None
     if abs(tokens / points[-1].step / pace.step - 1) > _SAME_STEP:
         return None
@@ -99,7 +99,7 @@ def behind(pace: Pace, points: Sequence[Point], tokens: int | None) -> str | Non
 def diverged(points: Sequence[Point], vocab_size: int) -> str | None:
     """Why a training is beyond hope whatever it is compared with: it predicts worse than at first, and than chance."""
     part = _over(points)
-    last = means(points)[part - 1] if part >= SETTLED else None
+    last = means(points)[part - 1] if SETTLED <= part < PARTS else None
     if last is None or last <= max(points[0].loss, math.log(vocab_size)):
         return None
     return f"diverged: the loss was {points[0].loss:.3f} at first and {last:.3f} at {part / PARTS:.0%} of the clock"
