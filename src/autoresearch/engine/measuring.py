@@ -155,7 +155,7 @@ class Measuring:
             with data, theirs, self._child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
                 return self._watched(child, data)
         finally:  # out of the way of the open process, which has seen held-out text
-            caches.keep(self._compiled("train"), str(self._home / _COMPILED))
+            caches.set_aside(self._compiled("train"), self._home / _COMPILED)
 
     def _given(self, weights: str) -> None:
         """Have weights that were trained before scored in place of new ones: a copy, and nothing is known of them."""
