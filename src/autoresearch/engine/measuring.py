@@ -210,7 +210,7 @@ class Measuring:
         if self._tail.phase not in ("train", "save"):
             raise _Crash(Fault(self._tail.phase, "there are weights, but the clock was never started"))
         most = budget + max(_LAST_STEP, 0.02 * budget)
-        saving = _SAVING + _size(self._train / _WEIGHTS) / _SAVED
+        saving = _SAVING + _on_disk(self._train / _WEIGHTS) / _SAVED
         if training > most or whole > most + saving:
             did, seconds = ("trained", training) if training > most else ("trained and saved", whole)
             reason = f"{did} for {seconds:.1f} s where the budget is {budget:g} s"
@@ -372,10 +372,10 @@ def _hand_over(tokens: TokenFile, data: socket.socket) -> None:
         socket.send_fds(data, [b"t"], [file.fileno()])
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+def _on_disk(path: Path) -> int:
+    """Bytes that a file takes on the disk, and a hole in it takes no time to be saved; 0 where there is none."""
     try:
-        return path.lstat().st_size
+        return path.lstat().st_blocks * 512
     except OSError:
         return 0
 
