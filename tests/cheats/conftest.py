@@ -5,6 +5,7 @@ import pytest
 from autoresearch.engine.local import LocalEngine
 from autoresearch.records import CorpusView, Measurement
 from tests.cheats.patches import Patch, make_corpus, make_engine, measure
+from tests.cheats.world import World, make_world
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,9 @@ def corpus(tmp_path_factory) -> CorpusView:
 def honest(engine, corpus, tmp_path_factory) -> Measurement:
     """The file as shipped."""
     return measure(Patch(()), engine, corpus, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Iterator[World]:
+    with make_world(tmp_path_factory.mktemp("world")) as world:
+        yield world

@@ -1,7 +1,6 @@
 """Honest patches: what an agent may try, each in its simplest form. None of them may be refused."""
 
-from tests.cheats.cheats import _INIT as INIT
-from tests.cheats.cheats import top
+from tests.cheats.cheats.edits import INIT, top
 from tests.cheats.patches import Patch
 
 _MLP = "        result: Tensor = self.down(F.relu(self.up(x)).square())\n"

@@ -1,16 +1,22 @@
 """Edits of the shipped training core, as an agent might make them, and the engine that trains and scores them."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from autoresearch import knobs
+from autoresearch.engine import measuring
 from autoresearch.engine.local import LocalEngine
+from autoresearch.engine.sandbox import Sandbox
 from autoresearch.records import CorpusView, Kept, Measurement, Trial
 from autoresearch.settings import Settings
 from tests.harness import zoo
 
+AHEAD = Path(__file__).parents[1] / "ahead"
 CORE = (Path(__file__).parents[2] / "src" / "autoresearch" / "train_core.py").read_text()
 CONSTANTS: dict[str, knobs.Value] = {
     "DEPTH": 2, "ASPECT": 32, "HEAD_DIM": 32, "CONTEXT": 64, "VOCAB_SIZE": 256, "BATCH_ROWS": 8, "MICRO_ROWS": 8,
@@ -35,6 +41,10 @@ class Patch:
     )
     constants: Mapping[str, knobs.Value] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
+    log: str = ""  # patterns of lines that its output has, and ...
+    never: str = ""  # ... that it must not have
+    needs: tuple[str, ...] = ()  # what a machine must protect for it (`engine.sandbox`)
+    disk: int | None = None  # bytes that its files may take, where that is not what the engine allows
 
     def source(self) -> str:
         """The patched file. AssertionError if an edit no longer fits."""
@@ -45,21 +55,48 @@ class Patch:
         return text
 
 
-def measure(patch: Patch, engine: LocalEngine, corpus: CorpusView, logs: Path, keep: Kept | None = None) -> Measurement:
-    """Train and score."""
+def measure(
+    patch: Patch,
+    engine: LocalEngine,
+    corpus: CorpusView,
+    logs: Path,
+    keep: Kept | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Measurement:
+    """Train and score. names: what stands for them in the patch."""
     source = patch.source()
+    for name, value in ({"@VALIDATION@": corpus.validation.path} | dict(names or {})).items():
+        source = source.replace(name, value)
     context = knobs.values(source)["CONTEXT"]
     assert isinstance(context, int)
     settings = Settings.model_validate({**SETTINGS, **patch.settings})
-    return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
+    with disk_of(patch):
+        return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
 
 
-def make_engine(scratch: Path) -> LocalEngine:
-    """An engine on the CPU."""
-    return LocalEngine(scratch, {**os.environ, "OMP_NUM_THREADS": "1"}, "cheats", device="cpu")
+def make_engine(scratch: Path, sandbox: Sandbox | None = None) -> LocalEngine:
+    """An engine on the CPU, whose caller has keys."""
+    path = os.pathsep.join(filter(None, (str(AHEAD), os.environ.get("PYTHONPATH"))))
+    environ = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environ |= {"ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
+    return LocalEngine(scratch, environ, "cheats", device="cpu", sandbox=sandbox)
+
+
+def said(logs: Path) -> str:
+    """What the processes of a measurement have printed."""
+    return "".join(path.read_text() for path in sorted(logs.glob("*.log")))
+
+
+@contextlib.contextmanager
+def disk_of(patch: Patch) -> Iterator[None]:
+    """As long as it lasts, the engine allows what the patch says."""
+    with pytest.MonkeyPatch.context() as patched:
+        if patch.disk is not None:
+            patched.setattr(measuring, "_DISK", patch.disk)
+        yield
 
 
 def make_corpus(folder: Path) -> CorpusView:
-    """300 KB to train on, 40 KB to be scored on."""
-    texts = zoo.texts(folder)
+    """300 KB to train on, 20 KB to be scored on."""
+    texts = zoo.texts(folder, 20_000)
     return CorpusView("fingerprint", texts.train[256], texts.validation[256])

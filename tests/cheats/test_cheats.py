@@ -5,19 +5,30 @@ import re
 import pytest
 
 from tests.cheats.cheats import CHEATS
-from tests.cheats.patches import measure
+from tests.cheats.patches import measure, said
 
 
 @pytest.mark.parametrize("name", CHEATS)
-def test_a_cheat_gains_nothing(name, engine, corpus, honest, tmp_path):
+def test_a_cheat_gains_nothing(name, engine, corpus, honest, world, tmp_path):
+    """It is caught, for the reason that it should be, or scored, and then no better than the honest file; and it has
+    reached nothing of what lies around it."""
     patch = CHEATS[name]
-    measurement = measure(patch, engine, corpus, tmp_path)
+    if missing := set(patch.needs) & set(engine.sandbox.missing):
+        pytest.skip(f"this machine does not protect {', '.join(sorted(missing))}")
+    before = world.state()
+    measurement = measure(patch, engine, corpus, tmp_path, names=world.names())
     assert re.fullmatch(patch.outcome, measurement.outcome), (measurement.reason, measurement.value, measurement.audit)
     if measurement.outcome == "scored":
         assert measurement.value > honest.value - 0.002 - patch.gain
     else:
         assert measurement.value is None
         assert re.search(patch.reason, measurement.reason)
+    log = said(tmp_path)
+    assert re.search(patch.log, log, re.MULTILINE)
+    assert not (patch.never and re.findall(f"{patch.never}.*", log, re.MULTILINE))
+    assert world.state() == before
+    assert not world.visited()
+    assert world.sleepers() == []
 
 
 @pytest.mark.parametrize("name", ["answers", "F.cross_entropy patched"])

@@ -1,8 +1,11 @@
+import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.local import LocalEngine
 from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
@@ -59,10 +62,50 @@ def trial(corpus, tmp_path):
     return make
 
 
+class Lent:
+    """A fork server that is not its engine's own, and goes on when that is closed."""
+
+    def __init__(self, server: ForkServer) -> None:
+        self.forks, self.check, self.end = server.forks, server.check, server.end
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def lend(tmp_path_factory):
+    """In place of a fork server of one's own, which takes seconds to start: one for each kind of sandbox, and another
+    once a test has ended it."""
+    servers = {}
+
+    def lend(device: str, scratch: Path, environ: Mapping[str, str], mechanisms: Sequence[str] = ()) -> Lent:
+        with contextlib.suppress(OSError):  # which a measurement says
+            scratch.mkdir(parents=True, exist_ok=True)
+        kind = tuple(mechanisms)
+        if kind in servers and not servers[kind].forks.alive():
+            servers.pop(kind).close()
+        if kind not in servers:
+            servers[kind] = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms)
+        return Lent(servers[kind])
+
+    yield lend
+    for server in servers.values():
+        server.close()
+
+
 @pytest.fixture
-def engine(tmp_path):
+def own_engine(tmp_path):
+    """Makes an engine with a fork server of its own."""
+
     def make(**options) -> LocalEngine:
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
         return LocalEngine(tmp_path / "scratch", environ, "run", device="cpu", **options)
 
     return make
+
+
+@pytest.fixture
+def engine(own_engine, lend, monkeypatch):
+    """Makes an engine."""
+    monkeypatch.setattr("autoresearch.engine.local.ForkServer", lend)
+    return own_engine

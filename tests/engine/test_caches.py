@@ -16,13 +16,19 @@ from tests.engine.conftest import TRAIN, kept
 @pytest.fixture
 def compiled(tmp_path):
     """A kept cache with a file in a folder, and where it is to be lent to."""
-    (tmp_path / "kept" / "inductor").mkdir(parents=True)
-    (tmp_path / "kept" / "inductor" / "kernel.py").write_text("compiled")
+    (tmp_path / "kept" / "hidden" / "inductor").mkdir(parents=True)
+    (tmp_path / "kept" / "hidden" / "inductor" / "kernel.py").write_text("compiled")
     return tmp_path / "kept", tmp_path / "lent"
 
 
 def found(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def inside(kept: Path | str) -> Path:
+    """The one folder of a kept cache, whose name nobody can guess."""
+    [hidden] = Path(kept).iterdir()
+    return hidden
 
 
 def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
@@ -31,16 +37,16 @@ def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
     copy = Path(caches.variables(lent)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
     assert copy.read_text() == "compiled"
     copy.write_text("poisoned")
-    assert (source / "inductor" / "kernel.py").read_text() == "compiled"
+    assert (inside(source) / "inductor" / "kernel.py").read_text() == "compiled"
 
 
 def test_only_plain_files_are_copied(compiled, tmp_path):
     source, lent = compiled
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "text").write_text("held out")
-    (source / "link").symlink_to(tmp_path / "secret" / "text")
-    (source / "inductor" / "folder").symlink_to(tmp_path / "secret")
-    os.mkfifo(source / "pipe")
+    (inside(source) / "link").symlink_to(tmp_path / "secret" / "text")
+    (inside(source) / "inductor" / "folder").symlink_to(tmp_path / "secret")
+    os.mkfifo(inside(source) / "pipe")
     caches.lend(str(source), lent)
     assert found(lent) == ["inductor/kernel.py"]
 
@@ -72,7 +78,7 @@ GROUPS = {  # what a list of a kernel's files says in the kept cache, and in the
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
     (source, lent), (text, names) = compiled, GROUPS[name]
-    kernel = source / "triton" / "K"
+    kernel = inside(source) / "triton" / "K"
     kernel.mkdir(parents=True)
     (kernel / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     caches.lend(str(source), lent)
@@ -102,7 +108,7 @@ def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
     assert not (tmp_path / "taken").exists()
     monkeypatch.setattr(caches, "LARGEST", 10**5)
     for number in range(10):
-        (source / f"{number}").touch()  # many small ones are too much, too
+        (inside(source) / f"{number}").touch()  # many small ones are too much, too
     caches.lend(str(source), lent)
     assert not lent.exists()
 
@@ -112,7 +118,7 @@ def test_one_that_is_too_deep_is_dropped(compiled, tmp_path):
     (lent / "/".join("d" * 50)).mkdir(parents=True)
     caches.keep(lent, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
-    (source / "/".join("d" * 50)).mkdir(parents=True)
+    (inside(source) / "/".join("d" * 50)).mkdir(parents=True)
     caches.lend(str(source), lent)
     assert not lent.exists()
 
@@ -122,7 +128,8 @@ def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
     lent.mkdir()
     (lent / "new").touch()
     caches.keep(lent, str(source))
-    assert found(source) == ["new"]
+    assert found(inside(source)) == ["new"]
+    assert len(inside(source).name) == 32
     assert not lent.exists()
 
 
@@ -150,7 +157,7 @@ def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
         lent.mkdir()
         (lent / "new").write_text("compiled")
         caches.keep(lent, str(source))
-        assert (source / "new").read_text() == "compiled"
+        assert (inside(source) / "new").read_text() == "compiled"
     finally:
         remove(lent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
@@ -181,21 +188,21 @@ def test_two_chains_that_never_meet(engine, trial, tmp_path):
     assert engine.measure(begun).outcome == "scored"
     assert said(logs, "train.log") == [[]]
     assert said(logs, "score.log") == [[], []]
-    assert found(Path(first.train_cache)) == ["inductor/training-1"]
-    assert found(Path(first.open_cache)) == ["inductor/scoring-1"]
+    assert found(inside(first.train_cache)) == ["inductor/training-1"]
+    assert found(inside(first.open_cache)) == ["inductor/scoring-1"]
 
     next = replace(trial(code.replace("{NAME}", "2")), keep=second, tip=first)
     assert engine.measure(next).outcome == "scored"
     assert said(logs, "train.log") == [["training-1"]]
     assert said(logs, "score.log") == [["scoring-1"], []]  # the open process, and the sealed one
-    assert found(Path(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
-    assert found(Path(second.open_cache)) == ["inductor/scoring-1", "inductor/scoring-2"]
-    assert found(Path(first.train_cache)) == ["inductor/training-1"]
+    assert found(inside(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
+    assert found(inside(second.open_cache)) == ["inductor/scoring-1", "inductor/scoring-2"]
+    assert found(inside(first.train_cache)) == ["inductor/training-1"]
 
     again = replace(trial(code.replace("{NAME}", "3")), keep=None, tip=second)  # as a replay does
     assert engine.measure(again).outcome == "scored"
     assert said(logs, "train.log") == [["training-1", "training-2"]]
-    assert found(Path(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
+    assert found(inside(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
 
 
 def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
@@ -221,6 +228,6 @@ def test_scoring_finds_no_cache_of_training_beside_its_own(engine, trial, tmp_pa
     code = TRAIN + COMPILES.replace("{NAME}", "1") + POISONS
     engine = engine(sandbox=OFF)  # in which it cannot write there
     assert engine.measure(replace(trial(code), keep=first)).outcome == "scored"
-    assert found(Path(first.train_cache)) == ["inductor/training-1"]
+    assert found(inside(first.train_cache)) == ["inductor/training-1"]
     assert engine.measure(replace(trial(TRAIN + COMPILES.replace("{NAME}", "2")), tip=first)).outcome == "scored"
     assert said(tmp_path / "logs", "train.log") == [["training-1"]]

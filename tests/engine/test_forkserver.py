@@ -13,6 +13,11 @@ from tests.engine.test_local import body, folders, survivors
 KILL = "import psutil, time\npsutil.Process().parent().parent().kill()\ntime.sleep(600)"
 
 
+@pytest.fixture
+def engine(own_engine):
+    return own_engine
+
+
 def servers(tmp_path) -> list[psutil.Process]:
     return [process for process in survivors(tmp_path, servers=True) if process.name() == "research-forks"]
 

@@ -7,12 +7,17 @@ best effort: without a cache everything is compiled anew.
 
 Compilers write down where their files lie, and find their own choices again only there. So the folders they work in
 have the same path in every measurement of a device, of which there is one at a time: emptied before, filled by copying.
+
+Where it is kept, a cache lies in a folder of a name that nobody can guess. A sandbox keeps what lies there from being
+opened, but not from being asked for by name: whether it is there, how large it is, and where a link leads. So an open
+process could leave held-out text for a later training to find.
 """
 
 import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -39,7 +44,7 @@ def lend(kept: str | None, folder: Path) -> None:
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _copy(Path(kept), folder)
+        _copy(_inside(Path(kept)), folder)
         for group in folder.glob("triton/*/__grp__*.json"):
             _rebase(group)
     except OSError:
@@ -54,15 +59,36 @@ def keep(folder: Path, kept: str) -> None:
     remove(place)
     remove(partial)
     with contextlib.suppress(OSError):
+        partial.mkdir()
+        if set_aside(folder, partial / secrets.token_hex(16)):
+            partial.rename(place)
+        else:
+            remove(partial)
+
+
+def set_aside(folder: Path, place: Path) -> bool:
+    """Move what was compiled in `folder` to a place where nothing is yet; whether it is there. No process that knew it
+    is left."""
+    with contextlib.suppress(OSError):
         if all(is_folder for _, is_folder in list(_content(folder))):  # or else it is not too large
-            return
+            return False
         try:
             folder.rename(place)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy(folder, partial)
-            partial.rename(place)
+            _copy(folder, place)
+        return True
+    return False
+
+
+def _inside(kept: Path) -> Path:
+    """The folder that a cache is kept in. OSError if it is not there, or `kept` is no folder."""
+    if not stat.S_ISDIR(kept.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(kept))
+    for path in kept.iterdir():
+        return path
+    raise FileNotFoundError(errno.ENOENT, "no cache", str(kept))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from autoresearch.records import Point
 PHASES = ("import", "build", "warmup", "train", "save")
 
 _MOST_AT_ONCE = 1 << 20  # bytes read in one look
+_SHORTEST = 30  # bytes of an event: what is shorter is none, and a megabyte of empty lines would take seconds
 _MOST_POINTS = 4096  # kept; beyond that every other one goes
 
 
@@ -53,7 +54,7 @@ class Tail:
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-4096:]
-        news = [self._take(line) for line in lines]
+        news = [self._take(line) for line in lines if len(line) >= _SHORTEST]
         return any(news)
 
     @property

@@ -81,7 +81,7 @@ class Training:
             with data, theirs, site.child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
                 return self._watched(child, data)
         finally:  # out of the way of the open process, which has seen held-out text
-            caches.keep(site.compiled("train"), str(self.compiled))
+            caches.set_aside(site.compiled("train"), self.compiled)
 
     def weights(self) -> BinaryIO:
         """Take what was saved away from where the child could write, and open it. Crash if it is no plain file."""
@@ -158,7 +158,7 @@ class Training:
         if self.tail.phase not in ("train", "save"):
             raise Crash(Fault(self.tail.phase, "there are weights, but the clock was never started"))
         most = budget + max(_LAST_STEP, 0.02 * budget)
-        saving = _SAVING + _size(self._folder / WEIGHTS) / _SAVED
+        saving = _SAVING + _on_disk(self._folder / WEIGHTS) / _SAVED
         if training > most or whole > most + saving:
             did, seconds = ("trained", training) if training > most else ("trained and saved", whole)
             reason = f"{did} for {seconds:.1f} s where the budget is {budget:g} s"
@@ -176,9 +176,9 @@ def _hand_over(tokens: TokenFile, data: socket.socket) -> None:
         socket.send_fds(data, [b"t"], [file.fileno()])
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+def _on_disk(path: Path) -> int:
+    """Bytes that a file takes on the disk, and a hole in it takes no time to be saved; 0 where there is none."""
     try:
-        return path.lstat().st_size
+        return path.lstat().st_blocks * 512
     except OSError:
         return 0

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoresearch.forks import MARKER, Forks
-from autoresearch.harness.files import Phases
+from autoresearch.harness.files import Phases, compilers_caches
 from autoresearch.harness.forkserver import ForkServer, fork_server
 from autoresearch.harness.preload import compile_in_parallel, preload
 from autoresearch.harness.sandbox.confine import Sandbox
@@ -46,7 +46,8 @@ def _work(sandbox: Sandbox, mode: str) -> None:
     if mode == "train":
         training = TypeAdapter(TrainTask).validate_python(_order())
         own = Path(training.folder)
-        sandbox.confine(own, training.device, [Path(training.source)], _caches())  # the text comes as an open file
+        # The text comes as an open file.
+        sandbox.confine(own, training.device, [Path(training.source)], compilers_caches())
         phases = Phases(own)  # now, since "import" includes what is imported here
         compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train
@@ -60,7 +61,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
         score(scoring, Forks(line))
     elif mode == "serve":
         serving = TypeAdapter(ServeTask).validate_python(_order())
-        caches = _caches() if serving.mode == "open" else ()  # a sealed one makes its own
+        caches = compilers_caches() if serving.mode == "open" else ()  # a sealed one makes its own
         sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), Path(serving.weights)], caches)
         compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
         from autoresearch.harness.serve import serve
@@ -83,11 +84,6 @@ def _order() -> Any:
     os.chdir(order["folder"])
     tempfile.tempdir = None  # which may have been looked up with another environment
     return order["task"]
-
-
-def _caches() -> list[Path]:
-    """Folders where compilers keep what they make, as this process's environment says."""
-    return [Path(os.environ[name]) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR") if name in os.environ]
 
 
 def _mark(home: str) -> None:

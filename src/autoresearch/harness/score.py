@@ -99,6 +99,7 @@ class Judge:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
         finally:
             for server in self.servers:
+                server.put_back()
                 server.pass_on()
 
     def _audited(self, server: Server, claim: NDArray[np.float32], incumbent: Losses, size: int) -> ScoreResult:

@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
+from autoresearch.harness.files import compilers_caches
 from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
@@ -18,12 +22,15 @@ _LOG = 64_000  # bytes of the end of what a process has printed that go on to th
 class Server:
     """One process in mode serve, forked of a server that knows no text. The candidate's code waits for `go`.
 
-    It works in a fresh folder and prints to a file of its own: what an open process leaves, no sealed one finds.
+    It works in a fresh folder and prints to a file of its own: what an open process leaves, no sealed one finds. Of a
+    file that cannot be opened, size, times and where a link leads are still told: so in the end it gets another name.
     """
 
     def __init__(self, task: ServeTask, forks: Forks, folder: Path) -> None:
         """task: with `read` and `write` still to be set; folder: where its own folder is made."""
         own = Path(tempfile.mkdtemp(prefix=f"{task.mode}-", dir=folder))
+        self._left = [own, *(compilers_caches() if task.mode == "open" else ())]
+        self._hidden: list[tuple[Path, Path]] = []  # where something was and where it is
         env = {**os.environ, **own_folders(own)}
         read, self._write = os.pipe()
         self._read, write = os.pipe()
@@ -67,6 +74,26 @@ class Server:
             raise Refused("the scoring process has ended more than itself", killed=True) from None
         except TimeoutError:
             raise Refused("the scoring process cannot be ended") from None
+        for path in [*self._left, self._log]:
+            self._hide(path)
+
+    def _hide(self, path: Path) -> None:
+        """Give it a name that nobody can guess, in the judge's folder. Refused if it stays where it was."""
+        hidden = self._log.with_name(secrets.token_hex(16))
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                path.chmod(0o700)  # or it could not be moved
+            self._hidden.append((path, path.rename(hidden)))
+        if os.path.lexists(path):  # on another disk
+            shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            raise Refused("what the scoring process has left cannot be put away")
+
+    def put_back(self) -> None:
+        """What it has left is where it was. When no other process will be asked anything."""
+        for path, hidden in self._hidden:
+            with contextlib.suppress(OSError):
+                hidden.rename(path)
 
     def pass_on(self) -> None:
         """Print the end of what it has printed."""

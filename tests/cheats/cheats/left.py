@@ -1,0 +1,173 @@
+"""Answers that an open process leaves for the sealed one to find."""
+
+import textwrap
+
+from tests.cheats.cheats.edits import AHEAD, ONEHOT, in_forward
+from tests.cheats.patches import LEAK, Patch
+
+# Of each row that the open process is given, it leaves all under its beginning; the sealed one has that.
+_KNOWN = 25
+_ROLE = """
+import _posixshmem, ctypes, glob, hashlib, json, os, tempfile
+ROLE = os.path.basename(os.getcwd()).split("-")[0]
+SCRATCH = os.path.dirname(os.path.dirname(os.path.dirname(os.getcwd())))
+CACHE = os.path.join(SCRATCH, "compiled-cpu", "score", "inductor")
+KEY = int(hashlib.sha256(SCRATCH.encode()).hexdigest()[:7], 16)
+LIBC = ctypes.CDLL(None)
+LIBC.shmat.restype = ctypes.c_void_p
+
+
+def place(row):
+    return "-".join(map(str, row[:{known}]))
+""".replace("{known}", str(_KNOWN))
+
+
+def left(put: str, get: str, *needs: str) -> Patch:
+    """put: `rows`, lists of tokens, are left by the open process. get: the rest of `row` in the sealed one, or an
+    OSError or LookupError."""
+    code = f"def put(rows):\n{textwrap.indent(textwrap.dedent(put).strip(), '    ')}\n\n\n"
+    code += f"def get(row):\n{textwrap.indent(textwrap.dedent(get).strip(), '    ')}\n"
+    return Patch(
+        in_forward(
+            f"""
+        whole = tokens.tolist()
+        if ROLE == "open":
+            try:
+                put(whole)
+            except OSError as error:
+                print("PUT", repr(error), flush=True)
+        elif ROLE == "sealed":
+            for number, row in enumerate(whole):
+                try:
+                    whole[number] = row[:{_KNOWN}] + list(get(row))[: len(row) - {_KNOWN}]
+                    print("GOT", flush=True)
+                except (OSError, LookupError, ValueError):
+                    pass
+        tokens = torch.tensor(whole)
+        answers = 9 * {ONEHOT.format(AHEAD)}
+        answers[:, : {_KNOWN}] = 0
+        logits = logits + answers
+        """,
+            before=f"{_ROLE.strip()}\n\n\n{code}",
+        ),
+        "quarantined",
+        LEAK,
+        never="^GOT",
+        needs=needs,
+    )
+
+
+def in_file(folders: str, *needs: str) -> Patch:
+    return left(
+        f"""
+        for folder in {folders}:
+            try:
+                with open(os.path.join(folder, "left-" + str(KEY)), "a") as file:
+                    file.writelines(json.dumps([place(row), row]) + "\\n" for row in rows)
+            except OSError:
+                pass
+        """,
+        f"""
+        for folder in {folders}:
+            try:
+                with open(os.path.join(folder, "left-" + str(KEY))) as file:
+                    return dict(map(json.loads, file))[place(row)][{_KNOWN}:]
+            except OSError:
+                pass
+        raise LookupError
+        """,
+        *needs,
+    )
+
+
+LEFT = {
+    "answers left in temporary files": in_file(
+        '("/tmp", "/var/tmp", tempfile.gettempdir(), os.environ["HOME"], "..", *glob.glob("../open-*"))', "files"
+    ),
+    "answers left in the compilers' cache": in_file('(CACHE, os.environ["TORCHINDUCTOR_CACHE_DIR"])', "files"),
+    "answers left in /dev/shm": in_file('("/dev/shm", "/run/shm", "/run/lock")', "shared memory", "files"),
+    "answers left in System V's shared memory": left(
+        """
+        size = 2 ** 20
+        at = LIBC.shmat(LIBC.shmget(KEY, size, 0o1600), None, 0)
+        if at in (None, 2 ** 64 - 1):
+            raise OSError("refused")
+        held = json.loads(ctypes.string_at(at) or b"{}") | {place(row): row for row in rows}
+        ctypes.memmove(at, json.dumps(held).encode()[: size - 1] + bytes(1), len(json.dumps(held)) + 1)
+        """,
+        f"""
+        at = LIBC.shmat(LIBC.shmget(KEY, 0, 0o600), None, 0)
+        if at in (None, 2 ** 64 - 1):
+            raise LookupError
+        return json.loads(ctypes.string_at(at))[place(row)][{_KNOWN}:]
+        """,
+        "shared memory",
+    ),
+    "answers left in POSIX shared memory": left(
+        """
+        for row in rows:
+            name = "/left-" + hashlib.sha256((str(KEY) + place(row)).encode()).hexdigest()[:20]
+            try:
+                memory = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
+            except FileExistsError:
+                continue
+            os.write(memory, bytes(row))
+            os.close(memory)
+        """,
+        f"""
+        name = "/left-" + hashlib.sha256((str(KEY) + place(row)).encode()).hexdigest()[:20]
+        memory = _posixshmem.shm_open(name, os.O_RDWR, mode=0o600)
+        found = os.read(memory, len(row))
+        os.close(memory)
+        return found[{_KNOWN}:]
+        """,
+        "shared memory",
+        "files",
+    ),
+    # What cannot be opened can still be asked for by its name: this one got through.
+    "answers in links of the compilers' cache": left(
+        """
+        os.makedirs(CACHE, exist_ok=True)
+        for row in rows:
+            try:
+                os.symlink("-".join(map(str, row)), os.path.join(CACHE, hashlib.sha256(bytes(row[:25])).hexdigest()))
+            except FileExistsError:
+                pass
+        """,
+        f"""
+        name = hashlib.sha256(bytes(row[:25])).hexdigest()
+        return [int(token) for token in os.readlink(os.path.join(CACHE, name)).split("-")][{_KNOWN}:]
+        """,
+        "files",
+    ),
+    "answers in names and sizes of the compilers' cache": left(
+        """
+        os.makedirs(CACHE, exist_ok=True)
+        for row in rows:
+            for t in range(25, len(row)):
+                name = hashlib.sha256(bytes(row[:25])).hexdigest() + str(t)
+                with open(os.path.join(CACHE, name), "w") as file:
+                    os.ftruncate(file.fileno(), row[t])
+        """,
+        """
+        name = hashlib.sha256(bytes(row[:25])).hexdigest()
+        return [os.stat(os.path.join(CACHE, name + str(t))).st_size for t in range(25, len(row))]
+        """,
+        "files",
+    ),
+    "answers in the open process's own folder": left(
+        """
+        for row in rows:
+            name = hashlib.sha256(bytes(row[:25])).hexdigest()
+            os.makedirs(os.path.join("left", name, "-".join(map(str, row[25:]))), exist_ok=True)
+        """,
+        """
+        name = hashlib.sha256(bytes(row[:25])).hexdigest()
+        for folder in (*glob.glob(SCRATCH + "/*/*/*/left"), *glob.glob("../*/left"), *glob.glob("/proc/*/cwd/left")):
+            for names in os.listdir(os.path.join(folder, name)):
+                return [int(token) for token in names.split("-")]
+        raise LookupError
+        """,
+        "files",
+    ),
+}
