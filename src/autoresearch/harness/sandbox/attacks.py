@@ -120,7 +120,7 @@ def shared_memory(targets: Targets) -> str | None:
 
 
 def kernel(targets: Targets) -> str | None:
-    """Leave a note in a keyring; become root in namespaces of its own; look at the kernel."""
+    """Leave a note in a keyring; become root in namespaces of its own; ask what others have read."""
     libc, done = ctypes.CDLL(None), []
     numbers = {"x86_64": (248, 321), "aarch64": (217, 280)}.get(os.uname().machine)
     if numbers:
@@ -129,6 +129,9 @@ def kernel(targets: Targets) -> str | None:
             done.append("leaves keys with the kernel")
     if libc.unshare(0x10000000) == 0:
         done.append("makes namespaces")
+    with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
+        os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        done.append("sees what is in the page cache")
     return _all(done)
 
 

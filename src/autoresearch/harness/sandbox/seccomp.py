@@ -42,6 +42,8 @@ _KERNEL = {
 }  # fmt: skip
 _KEYRINGS = {"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219)}  # kept by the kernel, for all
 _QUEUES = {"io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)}  # pass filters
+# What is in the page cache, which tells what others have read. A clock tells it too, but slowly.
+_CACHED = {"mincore": (27, 232), "cachestat": (451, 451), "preadv2": (327, 286)}
 _IPC = {
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
@@ -103,7 +105,7 @@ def _program(ipc: bool, attributes: bool) -> list[_Step]:
         _Step(_AT_LEAST, _NEWEST, no=1),
         *_refuse(errno.ENOSYS),
         *_each([number for number in known if number is not None], errno.EPERM),
-        *_each([numbers[column] for numbers in _QUEUES.values()], errno.ENOSYS),
+        *_each([numbers[column] for numbers in (_QUEUES | _CACHED).values()], errno.ENOSYS),
         *_each([(435, 435)[column]], errno.ENOSYS),  # clone3, whose flags cannot be seen: clone is used then
         *_each([(42, 203)[column]], errno.ECONNREFUSED),  # connect, to sockets in the file system as well
         *_clone((56, 220)[column]),
