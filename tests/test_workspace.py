@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_what_a_killed_commit_has_left_is_in_the_way_of_none_and_goes(root: Path
     made = space.commit("t", 1, space.head(), {"a.py": "new\n"}, "m")
     assert git(root, "show", f"{made}:a.py") == "new"
     assert not staging.exists()
+
+
+def test_a_lock_that_a_power_cut_has_left_is_named(root: Path, space: Workspace) -> None:
+    lock = root / ".git" / "refs" / "autoresearch" / "t" / "1.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(WorkspaceError, match=re.escape(f"{lock}': File exists")):
+        space.mark("t", 1, space.head())
 
 
 def test_modes_and_bytes_are_kept(root: Path, space: Workspace) -> None:

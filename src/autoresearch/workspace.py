@@ -28,12 +28,13 @@ def check_tag(tag: str) -> str:
 
 
 class _Refused(WorkspaceError):
-    """A git command failed; `said` is the last line of what it printed."""
+    """A git command failed; `said` is the line of what it printed that names a lock in its way, or else the last."""
 
     def __init__(self, name: str, error: git.GitCommandError) -> None:
         self.stderr = str(error.stderr)
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        self.said = lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
+        telling = [line for line in lines if ".lock'" in line] or lines
+        self.said = telling[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
         super().__init__(f"git {name} failed ({self.said}).", "Once git works here, run again: nothing is lost.")
 
 

@@ -35,7 +35,8 @@ from tests.kills.seen import (
 
 PATIENCE = 120.0  # seconds in which something must happen, on a busy machine
 ROUND = 8  # experiments after which a run ends by itself, is looked at, and is sent on
-MOMENT = 6.0  # seconds within which the parent is killed: what a start and an experiment take
+START = 5.0  # seconds after a start within which one kill of five comes, ...
+EXPERIMENT = 3.0  # ... and after the first measurement has begun, for the others
 PAUSE = 1.5  # seconds at most between two kills of its processes
 LIFE = {
     FORKS: 1.5,
@@ -125,8 +126,16 @@ class Siege:
 
     def _parent(self, process: subprocess.Popen[str]) -> tuple[psutil.Process, str] | None:
         """The run itself, at a random moment; None if it has ended."""
+        moment = self.draw.uniform(0, START)
+        if self.draw.random() < 0.8:
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and not below(process.pid).keys() - {FORKS}:
+                if time.monotonic() > deadline:
+                    raise Stuck(f"nothing was measured for {PATIENCE:.0f} seconds")
+                time.sleep(0.05)
+            moment = self.draw.uniform(0, EXPERIMENT)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(self.draw.uniform(0, MOMENT))
+            process.wait(moment)
             return None
         return psutil.Process(process.pid), where(self.lab, below(process.pid))
 
