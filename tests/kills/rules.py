@@ -12,7 +12,7 @@ from tests.kills.lab import TAG
 from tests.kills.seen import Row, opened, rows
 
 STAGES = {"proposing", "proposed", "committed", "running", "measured", "decided", "done"}
-VERDICTS = {"kept", "discarded", "crashed", "failed"}
+VERDICTS = {"kept", "discarded", "stopped", "crashed", "failed"}
 
 
 @dataclass

@@ -51,6 +51,8 @@ def below(parent: int) -> dict[str, list[psutil.Process]]:
     for process in processes:
         with suppress(psutil.Error):
             names[process.pid], above[process.pid] = process.name(), process.ppid()
+            if above[process.pid] == parent and "autoresearch.harness.child" in process.cmdline():
+                names[process.pid] = "research-forks"  # still at its imports
     found: dict[str, list[psutil.Process]] = {}
     for process in processes:
         if kind := _kind(process.pid, names, above):
