@@ -256,9 +256,9 @@ def test_what_is_killed_from_outside_is_done_again(victim, engine, trial, tmp_pa
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_fork_server_that_is_killed_at_its_imports_is_started_once_more(times, engine, trial, tmp_path):
+def test_a_fork_server_that_is_killed_at_its_imports_is_started_once_more(times, own_engine, trial, tmp_path):
     """Twice in a row is no accident, and no patch is to blame."""
-    made = engine()
+    made = own_engine()
     killed = []
 
     def kill(progress):
