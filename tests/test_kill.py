@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch import knobs, workspace
+from autoresearch import knobs, machine, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
 from autoresearch.engine.sandbox import Sandbox
@@ -156,6 +156,8 @@ def make_folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (lab / "replies.jsonl").write_text("".join(json.dumps({"reply": reply}) + "\n" for reply in story.replies))
     prepare(str(texts), [256], tmp_path / "cache")
     monkeypatch.setattr(labs, "LocalEngine", ScriptedEngine)
+    monkeypatch.setattr(machine, "sync", lambda folder: None)  # no power is cut here, and waiting for disks adds up
+    monkeypatch.setattr(workspace, "_SYNCED", ())
     return lab
 
 
@@ -262,3 +264,22 @@ def test_a_run_killed_again_and_again_still_ends(folder: Path, story: Story) -> 
     assert kills >= 5
     assert in_a_process(lambda: work(folder, story)) == 0
     check(folder, story)
+
+
+def test_what_a_keep_leaves_is_on_the_disk_before_the_ledger_says_so(
+    folder: Path, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut could leave a tip whose caches are half there, and each experiment on it would crash."""
+    synced: list[tuple[int, str] | None] = []
+
+    def sync(place: Path) -> None:
+        ledger = Ledger(place, create=False)
+        waiting = ledger.unfinished("night")
+        synced.append((waiting.number, waiting.stage) if waiting else None)
+        ledger.close()
+
+    monkeypatch.setattr(machine, "sync", sync)
+    work(folder, story)
+    kept = [number for number, status, *_ in story.expected if status == "kept"]
+    assert [at for at in synced if at] == [(number, "running") for number in kept]
+    assert synced.count(None) == sum(purposes.count("noise") for purposes in story.again.values())

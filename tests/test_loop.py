@@ -1,7 +1,6 @@
 """The loop with everything real: git, processes, a tiny training. Killed where a user's machine would kill it."""
 
 import contextlib
-import os
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import CHEAP, DISCARDED, FAILED, KEPT, Lab, recording
+from tests.kills.seen import left_running, nothing_left
 
 PATIENCE = 120.0  # seconds for what is waited for to happen, on a busy machine
 RUN = ("run", "--program", "programs/long.md", "--experiments", 3)
@@ -27,27 +27,6 @@ def until(look: Callable[[], object], process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     raise AssertionError("it never happened")
-
-
-def left_running(lab: Lab) -> list[str]:
-    """Processes that belong to this lab, by its folders in their command line or environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            where = [*process.cmdline(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and any(str(lab.cache) in text or str(lab.root) in text for text in where):
-            found.append(" ".join(process.cmdline()))
-    return found
-
-
-def nothing_left(lab: Lab) -> bool:
-    """Whether all processes of a killed run go by themselves, within a few seconds."""
-    deadline = time.monotonic() + 20
-    while left_running(lab) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not left_running(lab)
 
 
 def children(process: subprocess.Popen[str], task: str) -> list[psutil.Process]:

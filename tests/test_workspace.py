@@ -1,6 +1,8 @@
 """Git as a run uses it: every attempt kept, the branch moved with care, and nothing of the user's touched."""
 
+import json
 import os
+import re
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -44,6 +46,41 @@ def test_a_commit_is_made_without_touching_tree_index_or_head(root: Path, space:
     assert git(root, "diff", "--name-only", base, made) == "a.py"
     assert git(root, "rev-parse", "refs/autoresearch/t/1") == made == space.attempt("t", 1)
     assert git(root, "log", "-1", "--format=%s|%b", made) == "Title|Why"
+
+
+def test_an_attempt_outlasts_a_power_cut(
+    root: Path, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As git tells of itself, every object of an attempt and its ref is brought to the disk before the command ends."""
+    if tuple(map(int, git(root, "version").split()[2].split(".")[:2])) < (2, 36):
+        pytest.skip("git cannot sync references")
+    monkeypatch.setenv("GIT_TRACE2_EVENT", str(tmp_path / "trace"))
+    base = space.head()
+    made = space.commit("t", 1, base, {"a.py": "new\n"}, "Title\n\nWhy\n")
+    space.start("t", base)
+    space.keep("t", made, base)
+    events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    names = {event["sid"]: event["name"] for event in events if event["event"] == "cmd_name"}
+    synced = [names[event["sid"]] for event in events if event.get("key") == "fsync/hardware-flush"]
+    assert sorted(synced) == ["commit-tree", "hash-object", *["update-ref"] * 3, "write-tree"]
+
+
+def test_what_a_killed_commit_has_left_is_in_the_way_of_none_and_goes(root: Path, space: Workspace) -> None:
+    staging = space.state / "runs" / "t" / "staging"
+    staging.mkdir(parents=True)
+    (staging / "index").write_text("half an index")
+    (staging / "index.lock").touch()
+    made = space.commit("t", 1, space.head(), {"a.py": "new\n"}, "m")
+    assert git(root, "show", f"{made}:a.py") == "new"
+    assert not staging.exists()
+
+
+def test_a_lock_that_a_power_cut_has_left_is_named(root: Path, space: Workspace) -> None:
+    lock = root / ".git" / "refs" / "autoresearch" / "t" / "1.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(WorkspaceError, match=re.escape(f"{lock}': File exists")):
+        space.mark("t", 1, space.head())
 
 
 def test_modes_and_bytes_are_kept(root: Path, space: Workspace) -> None:

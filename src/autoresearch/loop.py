@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
-from autoresearch import decide, knobs, pace, steady, trial
+from autoresearch import decide, knobs, machine, pace, steady, trial
 from autoresearch.errors import AgentError, EngineError, LimitReached, UserError
 from autoresearch.inert import inert
 from autoresearch.ledger import Ledger
@@ -19,6 +19,7 @@ from autoresearch.records import (
     Brief,
     CorpusView,
     Experiment,
+    Measurement,
     Pace,
     Patch,
     Program,
@@ -27,6 +28,7 @@ from autoresearch.records import (
     Spread,
     Standing,
     TokenFile,
+    Verdict,
 )
 from autoresearch.repeat import Repeater, seed_of
 from autoresearch.schema import Run
@@ -208,19 +210,23 @@ class Loop:
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
         except trial.Unfit as error:
             measurement = trial.unfit(seed, error)
+        if self._verdict(experiment, measurement).status == "kept":
+            machine.sync(self.ledger.folder)  # later ones start from what it has left: caches, losses
         return self.ledger.measured(experiment, id, measurement)
 
     def decide(self, experiment: Experiment) -> Experiment:
         """Keep it or not, and why."""
         measurement = experiment.deciding
         assert measurement
-        tip = self.ledger.tip(self.run.tag)
-        settings, metric = self.program.settings, self.run.metric
-        verdict = decide.decide(settings, metric, tip, measurement, experiment.lines or 0, self._spread())
-        standing = "provisional" if verdict.status == "kept" and tip is not None else None
+        verdict = self._verdict(experiment, measurement)
+        standing = "provisional" if verdict.status == "kept" and self.ledger.tip(self.run.tag) else None
         return self.ledger.advance(
             experiment, "decided", status=verdict.status, reason=verdict.reason, standing=standing
         )
+
+    def _verdict(self, experiment: Experiment, measurement: Measurement) -> Verdict:
+        tip, lines = self.ledger.tip(self.run.tag), experiment.lines or 0
+        return decide.decide(self.program.settings, self.run.metric, tip, measurement, lines, self._spread())
 
     def settle(self, experiment: Experiment) -> Experiment:
         """Make the verdict true in git, and let go of what is not needed any more."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from autoresearch import trial
+from autoresearch import machine, trial
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.records import CorpusView, Experiment, Measurement, Program, Purpose
@@ -67,6 +67,8 @@ class Repeater:
             measurement = self.engine.measure(prepared, partial(self.watcher.progress, experiment))
         except trial.Unfit as error:
             measurement = trial.unfit(seed, error)
+        if purpose == "noise":
+            machine.sync(self.ledger.folder)  # its weights are scored when the run ends
         return self._recorded(id, measurement, purpose)
 
     def score(

@@ -7,7 +7,8 @@ never touched. Keeping is a compare-and-swap of the run's branch; reverting leav
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import git
@@ -15,6 +16,7 @@ import git
 from autoresearch.errors import Misuse, WorkspaceError
 
 NULL = "0" * 40
+_SYNCED = ("-c", "core.fsync=loose-object,reference")  # a power cut leaves no ledger that names a commit that is gone
 _NOBODY = {"NAME": "autoresearch", "EMAIL": "autoresearch@localhost"}
 
 
@@ -26,12 +28,13 @@ def check_tag(tag: str) -> str:
 
 
 class _Refused(WorkspaceError):
-    """A git command failed; `said` is the last line of what it printed."""
+    """A git command failed; `said` is the line of what it printed that names a lock in its way, or else the last."""
 
     def __init__(self, name: str, error: git.GitCommandError) -> None:
         self.stderr = str(error.stderr)
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        self.said = lines[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
+        telling = [line for line in lines if ".lock'" in line] or lines
+        self.said = telling[-1].removeprefix("stderr: ").strip("'\" ") if lines else "it gave no reason"
         super().__init__(f"git {name} failed ({self.said}).", "Once git works here, run again: nothing is lost.")
 
 
@@ -167,12 +170,14 @@ class Workspace:
 
     def commit(self, tag: str, number: int, parent: str, files: Mapping[str, str], message: str) -> str:
         """A commit of `files` on top of `parent`, held by refs/autoresearch/<tag>/<number>: its id."""
-        with tempfile.TemporaryDirectory(prefix="autoresearch-index-") as folder:
-            env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_identity(self._repo)}
+        with self._staging(tag) as folder:
+            env = {"GIT_INDEX_FILE": str(folder / "index"), **_identity(self._repo)}
             self._git("read-tree", parent, env=env)
             for path, text in files.items():
                 mode, _ = self._entry(parent, path)
-                blob = self._hash(text)
+                # As it is, past any line-ending or clean filter.
+                (folder / "blob").write_bytes(text.encode())
+                blob = self._git("hash-object", "-w", "--no-filters", "--", str(folder / "blob"))
                 self._git("update-index", "--cacheinfo", f"{mode},{blob},{path}", env=env)
             tree = self._git("write-tree", env=env)
             commit = self._git("commit-tree", tree, "-p", parent, "-m", message, env=env)
@@ -218,18 +223,23 @@ class Workspace:
                     "Check out another branch there: `git switch -`.",
                 )
 
-    def _hash(self, text: str) -> str:
-        """Store a text as it is, past any line-ending or clean filter: the id of its blob."""
-        with tempfile.NamedTemporaryFile(prefix="autoresearch-blob-") as file:
-            file.write(text.encode())
-            file.flush()
-            return self._git("hash-object", "-w", "--no-filters", "--", file.name)
+    @contextmanager
+    def _staging(self, tag: str) -> Iterator[Path]:
+        """An empty folder in which a run's next commit is put together. Always the same: what a killed process has left
+        there goes."""
+        folder = self.state.absolute() / "runs" / tag / "staging"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _git(self, *command: str, env: Mapping[str, str] | None = None) -> str:
         name, *arguments = command
         # The user's working tree may be a worktree or have GIT_* set; GitPython runs in it, and that is what we want.
         try:
-            return str(self._repo.git.execute(["git", name, *arguments], env=dict(env or {})))
+            return str(self._repo.git.execute(["git", *_SYNCED, name, *arguments], env=dict(env or {})))
         except git.GitCommandError as error:
             raise _Refused(name, error) from None
 

@@ -66,7 +66,7 @@ class Lent:
     """A fork server that is not its engine's own, and goes on when that is closed."""
 
     def __init__(self, server: ForkServer) -> None:
-        self.forks, self.check, self.end = server.forks, server.check, server.end
+        self.forks, self.check, self.end, self.pid = server.forks, server.check, server.end, server.pid
 
     def close(self) -> None:
         pass
@@ -78,14 +78,20 @@ def lend(tmp_path_factory):
     once a test has ended it."""
     servers = {}
 
-    def lend(device: str, scratch: Path, environ: Mapping[str, str], mechanisms: Sequence[str] = ()) -> Lent:
+    def lend(
+        device: str,
+        scratch: Path,
+        environ: Mapping[str, str],
+        mechanisms: Sequence[str] = (),
+        replaceable: bool = False,
+    ) -> Lent:
         with contextlib.suppress(OSError):  # which a measurement says
             scratch.mkdir(parents=True, exist_ok=True)
         kind = tuple(mechanisms)
         if kind in servers and not servers[kind].forks.alive():
             servers.pop(kind).close()
         if kind not in servers:
-            servers[kind] = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms)
+            servers[kind] = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms, replaceable)
         return Lent(servers[kind])
 
     yield lend

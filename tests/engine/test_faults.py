@@ -255,6 +255,28 @@ def test_what_is_killed_from_outside_is_done_again(victim, engine, trial, tmp_pa
     assert folders(tmp_path / "scratch") == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_fork_server_that_is_killed_at_its_imports_is_started_once_more(times, own_engine, trial, tmp_path):
+    """Twice in a row is no accident, and no patch is to blame."""
+    made = own_engine()
+    killed = []
+
+    def kill(progress):
+        server = made._server
+        if len(killed) < times and server.pid not in killed and not server.forks.ready:
+            killed.append(server.pid)
+            psutil.Process(server.pid).kill()
+
+    if times == 1:
+        found = made.measure(trial(), kill)
+        assert found.outcome == "scored" and len(found.interruptions) == 1
+    else:
+        with pytest.raises(EngineError, match=r"^Python cannot be started: it was ended by signal 9\. "):
+            made.measure(trial(), kill)
+    assert len(killed) == times
+    assert survivors(tmp_path) == []
+
+
 def test_what_is_killed_again_is_the_patchs_own_fault(engine, trial):
     """As with one that takes more memory than there is."""
     itself = engine().measure(trial(body("import os\nos.kill(os.getpid(), 9)")))

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +20,18 @@ _PATIENCE = 15.0  # seconds for the server to end what it forked
 class ForkServer:
     """One process of `harness.child`, and a line to it."""
 
-    def __init__(self, device: str, scratch: Path, environ: Mapping[str, str], mechanisms: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        device: str,
+        scratch: Path,
+        environ: Mapping[str, str],
+        mechanisms: Sequence[str] = (),
+        replaceable: bool = False,
+    ) -> None:
         """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
-        mechanisms: that make the sandbox of its children. EngineError if Python cannot be started."""
+        mechanisms: that make the sandbox of its children. replaceable: if it is killed before it is ready, that says
+        nothing yet of the machine. EngineError if Python cannot be started."""
+        self._replaceable = replaceable
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = resources.enter_context(children.home_for(scratch))
             self._output = resources.enter_context((home / "output").open("w+b"))
@@ -55,6 +65,8 @@ class ForkServer:
         """EngineError if it has ended before it was ready: that is nobody's fault but the machine's."""
         if self.forks.gone and not self.forks.ready:
             code = self._process.wait()
+            if self._replaceable and code == -signal.SIGKILL:
+                return
             self._output.seek(0)
             lines = self._output.read().decode(errors="replace").split("\n")
             end = f"it was ended by signal {-code}" if code < 0 else "it ended at once"

@@ -95,12 +95,15 @@ class LocalEngine:
         """The fork server; another one, if it has ended: a candidate, or somebody outside, may have killed it."""
         if not self._server.forks.alive():
             self.close()
-            self._start()
+            self._start(replaceable=self._server.forks.ready)
         return self._server
 
-    def _start(self) -> None:
+    def _start(self, replaceable: bool = True) -> None:
+        """replaceable: unless it replaces one that has never been ready: a second one is not killed by chance."""
         with self._blamed():
-            self._server = ForkServer(self.device, self._scratch, self._bench.environ, self.sandbox.mechanisms)
+            self._server = ForkServer(
+                self.device, self._scratch, self._bench.environ, self.sandbox.mechanisms, replaceable
+            )
         self._end = weakref.finalize(self, self._server.close)
 
     @contextlib.contextmanager
