@@ -29,6 +29,7 @@ DEFAULTS = {
     "min_gain": 0.0005,
     "sigma": 0.0007,
     "seeds": 3,
+    "early_stop": True,
     "constants": {},
     "device": "auto",
 }

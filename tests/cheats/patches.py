@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch import knobs
-from autoresearch.engine import measuring
+from autoresearch.engine import site
 from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.sandbox import Sandbox
 from autoresearch.records import CorpusView, Kept, Measurement, Trial
@@ -92,7 +92,7 @@ def disk_of(patch: Patch) -> Iterator[None]:
     """As long as it lasts, the engine allows what the patch says."""
     with pytest.MonkeyPatch.context() as patched:
         if patch.disk is not None:
-            patched.setattr(measuring, "_DISK", patch.disk)
+            patched.setattr(site, "_DISK", patch.disk)
         yield
 
 

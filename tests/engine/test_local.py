@@ -226,7 +226,7 @@ HOSTILE = {
         "scored",
         None,
     ),
-    "its folder is gone": (body(f"{UP}import shutil\nshutil.rmtree(os.getcwd())"), "crashed", "import warmup"),
+    "its folder is gone": (body(f"{UP}import shutil\nshutil.rmtree(os.getcwd())"), "crashed", "import build warmup"),
     "results are folders": (
         body(f"{UP}for n in ('result.json', 'fault.json'): os.mkdir('train/' + n)"),
         "crashed",

@@ -17,7 +17,7 @@ from autoresearch.records import (
     Spread,
 )
 from autoresearch.report import tables
-from autoresearch.report.status import Baseline, Best, Last, Report
+from autoresearch.report.status import Baseline, Best, EarlyStop, Last, Report
 from autoresearch.schema import Calls, Recorded
 
 HOSTILE = [
@@ -60,7 +60,7 @@ def test_a_hostile_title_is_only_text(title: str) -> None:
     replay = Replay(one, {}, (Measurement(2, "crashed", reason=title),), None, Spread(0.1, 4))
     report = Report(
         1, "t", "autoresearch/t", "running", "tiny", title, title, {"name": "val_bpb", "goal": "minimize"}, 1.0,
-        {"total": 1, "kept": 1}, 0, None, None, None, None, {"llm_usd": None, "gpu_usd": None},
+        {"total": 1, "kept": 1}, 0, EarlyStop(1, 0, 0), None, None, None, None, {"llm_usd": None, "gpu_usd": None},
         Last(2, "kept", title, 1.0),
     )  # fmt: skip
     for renderable in (
@@ -182,12 +182,13 @@ def test_status_says_only_what_is_known() -> None:
     counts = {"total": 3, "kept": 1, "discarded": 2, "crashed": 0}
     full = Report(
         1, "t", "autoresearch/t", "finished", "tiny", "search", "cpu", {"name": "val_bpb", "goal": "minimize"}, 75.0,
-        counts, 1, Baseline(2.0, 0.01, 1), Best(2, "a" * 40, 1.5, "provisional"), Gain(0.5, 0.1, 2.0, 1.5, (2, 3)),
-        0.75, {"llm_usd": 0.5, "gpu_usd": None}, Last(3, "discarded", "x", 2.5),
+        counts, 1, EarlyStop(3, 2, 1), Baseline(2.0, 0.01, 1), Best(2, "a" * 40, 1.5, "provisional"),
+        Gain(0.5, 0.1, 2.0, 1.5, (2, 3)), 0.75, {"llm_usd": 0.5, "gpu_usd": None}, Last(3, "discarded", "x", 2.5),
     )  # fmt: skip
     shown = drawn(tables.status_panel(full))
     for part in (
         "finished, 1m 15s",
+        "2 beyond hope were let finish, 1 of them kept",
         "1 kept",
         "2 discarded",
         "2.0000",

@@ -28,9 +28,9 @@ class LiveState:
     tokens_per_second: float | None = None
     memory: int | None = None  # peak, bytes
     waiting: Waiting | None = None
-    note: str | None = None  # on the phase, in a line
     deadline: float | None = None
     max_cost: float | None = None  # US dollars
+    note: str | None = None  # on the phase, in a line
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)  # of the points, too
 
