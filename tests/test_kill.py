@@ -127,10 +127,21 @@ class Trap:
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def spring(self) -> None:
+    def __call__(self) -> None:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Camera:
+    """Copies what is on the disk at every point: what a process that is killed there leaves."""
+
+    def __init__(self, state: Path, copies: Path) -> None:
+        self.state, self.copies, self.taken = state, copies, 0
+
+    def __call__(self) -> None:
+        self.taken += 1
+        shutil.copytree(self.state, self.copies / f"{self.taken:04}")
 
 
 @pytest.fixture(params=[PLAIN, CHECKED], ids=["plain", "checked"])
@@ -188,20 +199,20 @@ def in_a_process(action: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def killed_at(point: int, folder: Path, story: Story) -> int:
-    """Work, in a process that dies at the n-th commit of a transaction or call of git."""
-    trap = Trap(point)
+def worked(folder: Path, story: Story, at_each: Callable[[], None]) -> int:
+    """The wait status of a process that works and does something at each point: when a transaction has been committed,
+    or git called."""
     write, call = Ledger._write, Workspace._git
 
     @contextmanager
     def writing(self: Ledger) -> Iterator[object]:
         with write(self) as db:
             yield db
-        trap.spring()
+        at_each()
 
     def calling(self: Workspace, *command: str, env: Mapping[str, str] | None = None) -> str:
         result = call(self, *command, env=env)
-        trap.spring()
+        at_each()
         return result
 
     def action() -> None:
@@ -236,27 +247,22 @@ def check(folder: Path, story: Story) -> None:
 
 
 def test_a_run_killed_at_any_point_ends_as_if_nothing_had_happened(folder: Path, story: Story) -> None:
-    state, points = folder / ".git", 0
-    pristine = folder.parent / "pristine"
-    shutil.copytree(state, pristine)
-    while True:
-        points += 1
-        shutil.rmtree(state)
-        shutil.copytree(pristine, state)
-        status = killed_at(points, folder, story)
-        if status == 0:
-            break
-        assert status == signal.SIGKILL, f"at point {points}"
-        assert in_a_process(lambda: work(folder, story)) == 0, f"after point {points}"
-        check(folder, story)
-    assert points > story.points
+    state, copies = folder / ".git", folder.parent / "copies"
+    assert worked(folder, story, Camera(state, copies)) == 0
     check(folder, story)
+    points = sorted(copies.iterdir())
+    assert len(points) > story.points
+    for point in points:
+        shutil.rmtree(state)
+        point.rename(state)
+        assert in_a_process(lambda: work(folder, story)) == 0, f"after point {point.name}"
+        check(folder, story)
 
 
 def test_a_run_killed_again_and_again_still_ends(folder: Path, story: Story) -> None:
     kills = 0
     for point in [3, 9, 14, 11, 17, 23, 12, 19, 13, 16, 21, 15] * 5:
-        status = killed_at(point, folder, story)
+        status = worked(folder, story, Trap(point))
         if status == 0:
             break
         assert status == signal.SIGKILL
