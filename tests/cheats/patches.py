@@ -16,7 +16,6 @@ from autoresearch.records import CorpusView, Kept, Measurement, Trial
 from autoresearch.settings import Settings
 from tests.harness import zoo
 
-AHEAD = Path(__file__).parents[1] / "ahead"
 CORE = (Path(__file__).parents[2] / "src" / "autoresearch" / "train_core.py").read_text()
 CONSTANTS: dict[str, knobs.Value] = {
     "DEPTH": 2, "ASPECT": 32, "HEAD_DIM": 32, "CONTEXT": 64, "VOCAB_SIZE": 256, "BATCH_ROWS": 8, "MICRO_ROWS": 8,
@@ -76,8 +75,7 @@ def measure(
 
 def make_engine(scratch: Path, sandbox: Sandbox | None = None) -> LocalEngine:
     """An engine on the CPU, whose caller has keys."""
-    path = os.pathsep.join(filter(None, (str(AHEAD), os.environ.get("PYTHONPATH"))))
-    environ = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     environ |= {"ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
     return LocalEngine(scratch, environ, "cheats", device="cpu", sandbox=sandbox)
 

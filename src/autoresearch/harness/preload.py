@@ -11,6 +11,7 @@ from unittest import mock
 _ALL = (
     *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),  # and with them torch
     "torch.fx.experimental.symbolic_shapes",  # asked by many an operation on the meta device
+    "torch._dynamo",  # asked by torch's optimizers, also where nothing is compiled
 )
 # Where torch.compile is used: what its first call imports, as `sys.modules` shows it, and attention kernels.
 _COMPILER = (
