@@ -1,9 +1,12 @@
 """How patches of the training core that cheat, and honest ones, come out: `python benchmarks/cheats.py [WORD ...]`.
 
-Prints a Markdown table. Each is trained for some steps on the CPU and scored, for real, as in `tests/cheats`: all of
-them, or those with one of the words in their names. Exit code 1 if any does not come out as it should.
+Prints a Markdown table. Each is trained for some steps and scored, for real, as in `tests/cheats`: all of them, or
+those with one of the words in their names; on the CPU, or with `--device cuda` on a GPU. `--part 0/4` does every fourth
+of them, so that several processes share the work. Exit code 1 if any does not come out as it should.
 """
 
+import argparse
+import os
 import re
 import sys
 import tempfile
@@ -13,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from autoresearch.engine.sandbox import examine
 from autoresearch.records import Measurement
 from tests.cheats.cheats import CHEATS
 from tests.cheats.honest import HONEST
@@ -46,11 +50,24 @@ def chosen(patches: dict[str, Patch], words: Sequence[str]) -> dict[str, Patch]:
     return {name: patch for name, patch in patches.items() if not words or any(word in name for word in words)}
 
 
-def main(words: Sequence[str]) -> int:
+def part_of(patches: dict[str, Patch], part: str) -> dict[str, Patch]:
+    """Every so many-th of them, by `0/4` and the like."""
+    share, shares = map(int, part.split("/"))
+    return dict(list(patches.items())[share::shares])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--part", default="0/1")
+    options = parser.parse_args()
     began, wrong = time.monotonic(), 0
-    cheats, earnest = chosen(CHEATS, words), chosen(HONEST, words)
+    cheats, earnest = (part_of(chosen(patches, options.words), options.part) for patches in (CHEATS, HONEST))
     with tempfile.TemporaryDirectory() as folder, make_world(Path(folder)) as world:
-        engine, corpus = make_engine(Path(folder) / "scratch"), make_corpus(Path(folder))
+        confined = examine(os.environ)
+        engine = make_engine(Path(folder) / "scratch", confined, options.device)
+        corpus = make_corpus(Path(folder))
         honest = measure(Patch(()), engine, corpus, Path(folder) / "logs").value
         assert honest is not None
         print("| kind | patch | claimed, against the file as shipped | outcome | why, or value against the same |")
@@ -67,9 +84,9 @@ def main(words: Sequence[str]) -> int:
                 print(row(kind, name if right else f"{name} (!)", measurement, honest), flush=True)
         engine.close()
     print(f"\n{len(cheats)} cheats and {len(earnest)} honest patches, {wrong} not as they should be; ", end="")
-    print(f"the file as shipped has {honest:.3f} bits per byte; {time.monotonic() - began:.0f} s.")
+    print(f"the file as shipped has {honest:.3f} bits per byte; {time.monotonic() - began:.0f} s on {engine.hardware}.")
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

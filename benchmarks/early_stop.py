@@ -85,7 +85,7 @@ def collect(path: Path, settings: Settings, part: str) -> None:
     """Train and score what is missing in the file, and append to it."""
     share, shares = map(int, part.split("/"))
     texts = files(settings)
-    jobs = [(name, 0) for name in texts] + [(BASELINE, seed) for seed in range(1, SEEDS)]
+    jobs = [(BASELINE, seed) for seed in range(SEEDS)] + [(name, 0) for name in texts if name != BASELINE]
     done = {(record["file"], record["seed"]) for record in read(path)}
     values = knobs.values(texts[BASELINE])
     vocab_size, context = int(values["VOCAB_SIZE"]), int(values["CONTEXT"])

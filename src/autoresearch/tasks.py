@@ -40,9 +40,10 @@ class ScoreTask:
     validation: int  # bytes of text to score at most, whole documents
     audit: int
     incumbent: str | None
-    limit: float  # seconds the whole scoring may take
+    limit: float  # seconds the whole scoring may take, from then on
     result: int  # file descriptor: takes the ScoreResult, one line of JSON
     losses: int  # file descriptor: takes the losses (.npz)
+    go: int  # file descriptor: gives a byte when the weights are there
     memory: int | None = None  # bytes the GPU has
     bar: float | None = None  # bits per byte under which the score may be kept, and is audited more closely
     rows: int | None = None  # rows per batch; None: as many as suit the device

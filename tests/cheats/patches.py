@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from autoresearch.engine import site
 from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.sandbox import Sandbox
 from autoresearch.records import CorpusView, Kept, Measurement, Trial
-from autoresearch.settings import Settings
+from autoresearch.settings import Device, Settings
 from tests.harness import zoo
 
 CORE = (Path(__file__).parents[2] / "src" / "autoresearch" / "train_core.py").read_text()
@@ -22,6 +22,8 @@ CONSTANTS: dict[str, knobs.Value] = {
     "EMBEDDING_LR": 0.3, "VALUE_LR": 0.1, "MATRIX_LR": 0.08, "SCALAR_LR": 0.1, "GATE_LR": 0.005, "MUON_MOMENTUM": 0.9,
 }  # fmt: skip
 SETTINGS = {"budget": 60.0, "max_steps": 40, "startup_limit": 60.0, "vocab_sizes": (256,), "audit": 128}
+
+LITTLE = 2**26  # bytes
 
 LEAK = "information it should not have"
 UNSTABLE = "does not reproduce"
@@ -73,11 +75,14 @@ def measure(
         return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
 
 
-def make_engine(scratch: Path, sandbox: Sandbox | None = None) -> LocalEngine:
-    """An engine on the CPU, whose caller has keys."""
+def make_engine(scratch: Path, sandbox: Sandbox | None = None, device: Device = "cpu") -> LocalEngine:
+    """An engine whose caller has keys."""
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     environ |= {"ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
-    return LocalEngine(scratch, environ, "cheats", device="cpu", sandbox=sandbox)
+    engine = LocalEngine(scratch, environ, "cheats", device, sandbox=sandbox)
+    if device == "cuda":  # as if it had little memory: batches are of as many rows as on the CPU
+        engine._bench = replace(engine._bench, memory=LITTLE)
+    return engine
 
 
 def said(logs: Path) -> str:

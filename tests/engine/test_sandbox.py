@@ -66,7 +66,7 @@ def test_scoring_reads_nothing_but_weights(place, corpus, engine, trial):
     attacks = {
         "text to train on": f"open({corpus.train.path!r}, 'rb').read(1)",
         "held-out text": f"open({corpus.validation.path!r}, 'rb').read(1)",
-        "weights, to write to": "import os\nos.utime('../weights.safetensors')",
+        "weights, to write to": "import os\nos.utime('../weights/weights.safetensors')",
     }
     source = forward(attacks[place])
     unconfined = engine(sandbox=OFF).measure(trial(source))
@@ -85,7 +85,7 @@ if os.path.basename(os.getcwd()).startswith('open-'):
         try:
             with open(os.path.join(place, 'left-NAME'), 'w') as file: file.write('secret')
         except OSError: pass
-    for name in ('../weights.safetensors', __file__):
+    for name in ('../weights/weights.safetensors', __file__):
         try: os.utime(name, (12345, 12345))
         except OSError: pass
     print('left-NAME', file=sys.stderr, flush=True)
@@ -94,7 +94,7 @@ else:
              if os.path.exists(os.path.join(place, 'left-NAME'))]
     try: found += glob.glob('../*/left-NAME') + glob.glob(os.path.dirname(os.getcwd()) + '/*/left-NAME')
     except OSError: pass
-    for name in ('../weights.safetensors', __file__):
+    for name in ('../weights/weights.safetensors', __file__):
         if os.stat(name).st_mtime == 12345: found.append('times of ' + name)
     for log in ['/proc/self/fd/2', *glob.glob('../open-*.log')]:
         try:

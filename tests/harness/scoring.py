@@ -47,6 +47,7 @@ def score(
             limit=limit,
             result=FIRST,
             losses=FIRST + 1,
+            go=FIRST + 2,
             bar=bar,
             rows=rows,
         )
@@ -58,12 +59,16 @@ def run(task: ScoreTask, folder: Path, result: int, losses: int) -> None:
     env = {**ENVIRON, MARKER: str(folder), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
     with (folder / "score.log").open("w") as log:
         server = fork_server()
-        number = server.forks.start("score", asdict(task), env, folder, log.fileno(), result, losses)
+        told, tell = os.pipe()
+        number = server.forks.start("score", asdict(task), env, folder, log.fileno(), result, losses, told)
         try:
+            os.write(tell, b"g")
             while server.forks.exit_code(number) is None:
                 server.forks.wait(10)
         finally:
             server.end(number)
+            os.close(told)
+            os.close(tell)
 
 
 @cache

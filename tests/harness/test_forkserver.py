@@ -375,7 +375,7 @@ def test_the_judges_server_and_sealed_process_hold_nothing_of_the_text(texts, tm
         assert path.decode() not in " ".join([*process.environ().values(), *process.cmdline()])
 
     pipes = [[file for file in open_files(p.pid) if file.startswith("pipe:")] for p in (claimed, *sealed, judge)]
-    assert [len(found) for found in pipes] == [2, 2, 2, 4]
+    assert [len(found) for found in pipes] == [2, 2, 2, 5]
     assert set(pipes[0]) & set(pipes[1]) == set()
     assert set(pipes[1]) == set(pipes[2])
     assert [open_files(p.pid).count("socket") for p in (claimed, *sealed, forked, judge)] == [0, 0, 0, 1, 1]

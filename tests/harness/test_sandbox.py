@@ -103,3 +103,33 @@ def test_what_is_readable_is_what_is_installed_and_never_a_home_or_a_repository(
     secrets = (project, workspace, Path.home(), private, private.parent)
     for secret in (*(folder / "secret" for folder in secrets), Path("/etc/shadow")):
         assert not [path for path in found if secret.is_relative_to(path.resolve())], secret
+
+
+def test_a_program_that_is_started_inside_names_its_threads_as_drivers_do(here, tmp_path):
+    """CUDA's driver does, where a compiler starts processes of its own; and writes nothing else below /proc."""
+    if not {"pid", "mount", "landlock"} <= set(here):
+        pytest.skip(f"this machine has no more than {', '.join(here)}")
+    started = (
+        "import os\nfrom pathlib import Path\n"
+        "(Path('/proc/self/task') / str(os.getpid()) / 'comm').write_text('named')\n"
+        "print(Path('/proc/self/comm').read_text().strip())\n"
+        "for name in ('sys/kernel/core_pattern', 'sys/vm/overcommit_memory'):\n"
+        "    try: Path('/proc', name).open('r+b')\n"
+        "    except OSError as error: print(error.strerror)\n"
+    )
+    code = (
+        "import os, subprocess, sys\n"
+        "from pathlib import Path\n"
+        "from autoresearch.harness.sandbox.confine import Sandbox\n"
+        "from autoresearch.harness.supervise import supervise\n"
+        f"sandbox = Sandbox({here!r}, Path({str(tmp_path)!r}))\n"
+        "def work():\n"
+        f"    sandbox.confine(Path({str(tmp_path / 'own')!r}), 'cpu', [])\n"
+        f"    subprocess.run([sys.executable, '-c', {started!r}], check=True)\n"
+        "parent = os.getpid()\n"
+        "pid = os.fork()\n"
+        "if pid == 0: os._exit(supervise(parent, work, sandbox))\n"
+        "os.waitpid(pid, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["named", *2 * ["Read-only file system"]], done.stderr

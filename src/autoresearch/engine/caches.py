@@ -37,18 +37,22 @@ def variables(folder: Path) -> dict[str, str]:
 
 
 def lend(kept: str | None, folder: Path) -> None:
-    """Make `folder`, where no process is at work yet, a copy of what was kept: plain files alone, and no link is
-    followed."""
-    remove(folder)
+    """Put a copy of what was kept into `folder`, in which is nothing yet but folders of compilers: plain files alone,
+    and no link is followed."""
     if kept is None:
         return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _copy(_inside(Path(kept)), folder)
-        for group in folder.glob("triton/*/__grp__*.json"):
-            _rebase(group)
-    except OSError:
-        remove(folder)
+    partial = folder.with_name(f"{folder.name}.partial")
+    with contextlib.suppress(OSError):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        _copy(_inside(Path(kept)), partial)
+        for group in partial.glob("triton/*/__grp__*.json"):
+            _rebase(group, folder / group.parent.relative_to(partial))
+        for own in [path for path in partial.iterdir() if path.is_dir()]:  # a compiler's; it may be in use already
+            (folder / own.name).mkdir(parents=True, exist_ok=True)
+            for entry in list(own.iterdir()):
+                entry.rename(folder / own.name / entry.name)
+    remove(partial)
 
 
 def keep(folder: Path, kept: str) -> None:
@@ -99,14 +103,14 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source / path, target / path, follow_symlinks=False)
 
 
-def _rebase(group: Path) -> None:
+def _rebase(group: Path, place: Path) -> None:
     """Triton writes down the files of a kernel by where they lay when it was compiled: now they lie beside this list,
-    and nothing is to be loaded from anywhere else."""
+    in `place`, and nothing is to be loaded from anywhere else."""
     try:
         if group.stat().st_size > _GROUP:
             raise ValueError
         names = [Path(name).name for name in json.loads(group.read_bytes())["child_paths"]]
-        group.write_text(json.dumps({"child_paths": {name: str(group.parent / name) for name in names}}))
+        group.write_text(json.dumps({"child_paths": {name: str(place / name) for name in names}}))
     except (ValueError, LookupError, TypeError, RecursionError):
         group.unlink()
 

@@ -11,13 +11,14 @@ from autoresearch.tasks import ScoreResult
 
 
 class Channel:
-    """A pipe for the result, and a file without a name for the losses (.npz)."""
+    """A pipe for the word to go, one for the result, and a file without a name for the losses (.npz)."""
 
     def __init__(self, folder: Path) -> None:
         """folder: on the disk that is to hold the losses."""
         self._losses = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
+        self._told, self._tell = os.pipe()
         self._data = b""
 
     def __enter__(self) -> "Channel":
@@ -25,13 +26,17 @@ class Channel:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._losses.close()
-        os.close(self._read)
-        os.close(self._write)
+        for descriptor in (self._read, self._write, self._told, self._tell):
+            os.close(descriptor)
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """The scorer's descriptors: for the result, for the losses."""
-        return self._write, self._losses.fileno()
+    def ends(self) -> tuple[int, int, int]:
+        """The scorer's descriptors: for the result, for the losses, for the word to go."""
+        return self._write, self._losses.fileno(), self._told
+
+    def go(self) -> None:
+        """Tell the scorer that the weights are there. Once."""
+        os.write(self._tell, b"g")
 
     def result(self) -> ScoreResult | None:
         """What was said, once it is said in full. ValueError if it makes no sense."""

@@ -1,6 +1,7 @@
 """One measurement: train in a child process, score in another, take nothing on trust."""
 
 import csv
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from autoresearch.engine import faults, outcome
-from autoresearch.engine.files import open_plain, remove, written
+from autoresearch.engine.files import open_plain, written
 from autoresearch.engine.scoring import Scoring
 from autoresearch.engine.site import Crash, Site
 from autoresearch.engine.training import WEIGHTS, Training
@@ -17,6 +18,8 @@ from autoresearch.records import Measurement
 from autoresearch.tasks import Fault, TrainResult
 
 T = TypeVar("T")
+
+_CONTEXTS = 1.5e9  # bytes of a GPU's memory that processes take which wait for weights
 
 
 class Measuring:
@@ -32,22 +35,30 @@ class Measuring:
         """Train and score; a crash is a value. EngineError if the machine is to blame, DeadlinePassed if time is up."""
         site, trained = self._site, None
         try:
-            if site.trial.weights is None:
-                trained = self._persist(self._training.run)
-                weights, compiled = self._training.weights(), self._training.compiled
-            else:
-                weights, compiled = _copied(site.trial.weights, self._home), None
-            with weights:
-                score = self._persist(Scoring(site, weights, compiled).run)
+            with Scoring(site) as scoring:
+                if site.trial.weights is None:
+                    trained = self._persist(lambda: self._trained(scoring))
+                    weights, compiled = self._training.weights(), self._training.compiled
+                else:
+                    weights, compiled = _copied(site.trial.weights, self._home), None
+                with weights:
+                    score = self._persist(lambda: scoring.run(weights, compiled))
             measurement = outcome.scored(self._base(trained), score)
         except Crash as crash:
             measurement = self._crashed(crash, trained)
         finally:
-            remove(site.compiled("train"))
-            remove(site.compiled("score"))
+            site.clear("train")
+            site.clear("score")
             self._keep_logs()
         seconds = {**measurement.seconds, "total": time.monotonic() - site.began}
         return replace(measurement, seconds=seconds, interruptions=tuple(self._interruptions))
+
+    def _trained(self, scoring: Scoring) -> TrainResult:
+        """Trained. Scoring gets ready while weights are saved, where a sandbox keeps it from whoever saves them."""
+        scoring.cancel()  # that of an earlier try: it would be on the GPU while a clock runs
+        bench, limit = self._site.bench, self._site.trial.settings.memory_limit
+        room = bench.gpu is None or (bench.memory or 0) - (limit or math.inf) >= _CONTEXTS
+        return self._training.run(scoring.get_ready if bench.sandbox == "full" and room else None)
 
     def _persist(self, work: Callable[[], T]) -> T:
         """Do it; and again, if it was the machine that has ended it, or once if it may have been. Crash if not."""

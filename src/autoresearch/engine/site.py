@@ -11,7 +11,7 @@ from typing import Literal
 from autoresearch import steady
 from autoresearch.engine import caches, children
 from autoresearch.engine.events import Tail
-from autoresearch.engine.files import size
+from autoresearch.engine.files import remove, size
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.forks import Mode
@@ -100,6 +100,10 @@ class Site:
             children.kill_marked(home)
             self.logs[f"{mode}.log"] = child.output(_LOG)
             child.close()
+
+    def clear(self, mode: Mode) -> None:
+        """Nothing is there that compilers have left."""
+        remove(self.compiled(mode))
 
     def lend(self, mode: Mode, kept: str | None) -> None:
         """Give compilers a copy of what was kept to begin with."""

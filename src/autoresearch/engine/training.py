@@ -4,6 +4,7 @@ import contextlib
 import socket
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -55,11 +56,16 @@ class Training:
         self._folder = home / "train"
         self.compiled = home / "compiled"  # by compilers, once it is over
         self.condemned: str | None = None  # why it was beyond hope
+        self._on_end: Callable[[], None] | None = None
         self._forget()
 
-    def run(self) -> TrainResult:
-        """The result, and the weights saved. Crash if there are none, or none that are to be scored."""
+    def run(self, on_end: Callable[[], None] | None = None) -> TrainResult:
+        """The result, and the weights saved. Crash if there are none, or none that are to be scored.
+
+        on_end: called when the clock has ended, and the weights are being saved.
+        """
         self._forget()
+        self._on_end = on_end
         site, trial, settings = self._site, self._site.trial, self._site.trial.settings
         self._folder.mkdir()
         # Nothing can be learned ahead of the clock: the text is handed over when that starts, as an open file.
@@ -75,6 +81,7 @@ class Training:
             context=trial.context,
             data=FIRST,
         )
+        site.clear("train")
         site.lend("train", trial.tip.train_cache if trial.tip else None)
         try:
             own = own_folders(self._folder)
@@ -121,6 +128,9 @@ class Training:
             whole.look(looked, tail.phase in ("train", "save") and result is None)
             if news:
                 site.show(tail.phase)
+            if tail.phase == "save" and self._on_end and result is None:
+                self._on_end()
+                self._on_end = None
             if result:
                 self._check_clock(result, training.seconds, whole.seconds)
                 return result

@@ -62,7 +62,8 @@ def _work(sandbox: Sandbox, mode: str) -> None:
     elif mode == "serve":
         serving = TypeAdapter(ServeTask).validate_python(_order())
         caches = compilers_caches() if serving.mode == "open" else ()  # a sealed one makes its own
-        sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), Path(serving.weights)], caches)
+        weights = Path(serving.weights).parent  # where they will be, once they are there
+        sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), weights], caches)
         compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
         from autoresearch.harness.serve import serve
 

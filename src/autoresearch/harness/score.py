@@ -66,19 +66,20 @@ class Judge:
     servers: list[Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.task.limit
         self.rows = self.task.rows or _rows_per_batch(self.task)
         self.random = np.random.default_rng()  # seeded by the operating system
 
     def judge(self) -> ScoreResult:
         """Once. Never raises for what the candidate does."""
         try:
-            claimed, sealed = self._server("open"), self._server("sealed")  # both get ready; one is told to go
-            claimed.go()
-            began = time.monotonic()
-            # What does not need the claim is done while the candidate builds its model.
+            claimed, sealed = self._server("open"), self._server("sealed")  # both get ready
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
             incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
+            if not os.read(self.task.go, 1):
+                raise Refused("there are no weights to score")
+            began = time.monotonic()
+            self.deadline = began + self.task.limit
+            claimed.go()
             claim = self._claim(claimed)
             self.seconds["open"] = time.monotonic() - began
             sealed.go()

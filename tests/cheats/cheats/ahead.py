@@ -5,7 +5,10 @@ from tests.cheats.patches import LEAK, UNSTABLE, Patch
 
 FUTURE = {
     "no causal mask": leak(("is_causal=mask is None)", "is_causal=False)")),
-    "window's mask off by one": leak((".tril().triu(1 - window)", ".tril(1).triu(1 - window)")),
+    "window's mask off by one": leak(
+        (".tril().triu(1 - window)", ".tril(1).triu(1 - window)"),
+        ("window_size_right=0)", "window_size_right=1)"),  # on a GPU
+    ),
     "mask dropped in one layer": leak(
         (
             "        seen = attend(*rotated",
@@ -17,18 +20,23 @@ FUTURE = {
     "embedding smeared from the right": leak(("F.pad(x[:, :-1], (0, 0, 1, 0))", "F.pad(x[:, 1:], (0, 0, 0, 1))")),
     "late keys of the token after": leak(
         ("F.pad(key[:, :-1], (0, 0, 0, 0, 1, 0))", "F.pad(key[:, 1:], (0, 0, 0, 0, 0, 1))"),
+        ("last = position == length - 1", "last = position == 0"),  # on a GPU
+        ("tl.where(last, 1 - length, 1)", "tl.where(last, length - 1, -1)"),
     ),
     "convolution without left padding": leak(
         ("        self.down = Linear", "        self.taps = Linear(WIDTH, 3 * WIDTH)\n        self.down = Linear"),
         (
             "self.down(F.relu(self.up(x)).square())",
-            "self.down(F.relu(self.up(x + F.conv1d(x.mT, self.taps.weight.view(WIDTH, WIDTH, 3), "
-            "padding=1).mT)).square())",
+            "self.down(F.relu(self.up(x + F.conv1d(x.mT, self.taps.weight.to(x.dtype).view(WIDTH, WIDTH, "
+            "3), padding=1).mT)).square())",
         ),
     ),
     "recurrence from both sides": leak(
         (INIT, INIT + "        self.rnn = nn.GRU(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True)\n"),
-        ("        return x, x.clone()\n", "        x = x + self.rnn(x)[0]\n        return x, x.clone()\n"),
+        (
+            "        return x, x.clone()\n",
+            "        x = x + self.rnn(x.float())[0].to(x.dtype)\n        return x, x.clone()\n",
+        ),
     ),
     "normalized over the row": leak(
         (

@@ -32,7 +32,7 @@ class Targets:
 
 
 def files(targets: Targets) -> str | None:
-    """Read and write what lies beside its own folder, and the home."""
+    """Read and write what lies beside its own folder, and what the kernel does by."""
     done = []
     with contextlib.suppress(OSError):
         (targets.folder / "secret").read_bytes()
@@ -46,6 +46,10 @@ def files(targets: Targets) -> str | None:
     with contextlib.suppress(OSError):
         os.truncate(targets.folder / "secret", 3)
         done.append("cuts files of others")
+    for name in ("sys/kernel/core_pattern", "sys/vm/overcommit_memory", "sysrq-trigger"):  # opened, and no more
+        with contextlib.suppress(OSError):
+            os.close(os.open(f"/proc/{name}", os.O_WRONLY))
+            done.append("changes settings of the kernel")
     return _all(done)
 
 

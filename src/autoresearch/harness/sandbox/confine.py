@@ -66,7 +66,7 @@ class Sandbox:
         writable = (folder, *writable)
         for path in writable:
             path.mkdir(parents=True, exist_ok=True)
-        self._limit(device, sum(path.stat().st_size for path in readable))
+        self._limit(device, sum(file.stat().st_size for path in readable for file in (path, *path.glob("*"))))
         if "mount" in self._mechanisms:
             namespaces.read_only(writable)
         os.chdir(folder)  # as it is mounted now
@@ -78,7 +78,9 @@ class Sandbox:
                     *((path, landlock.WRITABLE) for path in writable),
                     *((path, landlock.DEVICE) for path in policy.devices(device)),
                     *([(Path("/dev/shm"), landlock.WRITABLE)] if "mount" in self._mechanisms else []),
-                    (_own_threads(), landlock.CONTENT),  # CUDA's driver names its threads there
+                    # CUDA's driver names its threads there. Of a process that this one starts it can do so only where
+                    # /proc shows no processes of others, and what is not of processes is mounted read-only.
+                    (Path("/proc") if {"pid", "mount"} <= self._mechanisms else _own_threads(), landlock.CONTENT),
                 ]
             )
         if "seccomp" in self._mechanisms:

@@ -48,13 +48,22 @@ def own_mounts(mechanisms: Collection[str]) -> None:
 def read_only(writable: Collection[Path]) -> None:
     """Nothing can be written but below these folders, nor modes, times and attributes of files changed; and shared
     memory is this experiment's own. After own_mounts, in the same process or one that it forked."""
-    for folder in writable:
-        _mount(str(folder), str(folder), None, _BIND)
+    for path in (*writable, *_of_the_kernel()):
+        _mount(str(path), str(path), None, _BIND)
     _set_read_only("/", True)
     for path in (*writable, Path("/proc")):  # in the last, CUDA's driver names its threads
         _set_read_only(str(path), False)
     if _SHARED_MEMORY.is_dir():
         _mount("tmpfs", str(_SHARED_MEMORY), "tmpfs", _NOSUID | _NODEV, "mode=1777,size=25%")
+
+
+def _of_the_kernel() -> list[Path]:
+    """What in /proc is no process's and may be written by somebody: settings, triggers, drivers."""
+    return [
+        entry
+        for entry in Path("/proc").iterdir()
+        if not entry.name.isdigit() and not entry.is_symlink() and (entry.is_dir() or entry.stat().st_mode & 0o222)
+    ]
 
 
 def init(work: Callable[[], None], most: int) -> int:
