@@ -125,7 +125,9 @@ class Bench:
         folder = scratch / "kept" / str(abs(hash(source)))
         logs = folder / f"logs-{seed}"
         kept = Kept(*(str(folder / part) for part in ("weights", "losses", "train-cache", "open-cache")))
-        m = engine.measure(Trial(source, seed, vocab_size, context, view, settings, kept, kept, str(logs)))
+        m = engine.measure(
+            Trial(source, seed, vocab_size, context, view, settings, tip=kept, keep=kept, logs=str(logs))
+        )
         line = record(variant, seed, self.budget, m)
         with self.lock, self.results.open("a") as file:
             file.write(json.dumps(line) + "\n")

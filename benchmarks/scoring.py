@@ -19,6 +19,7 @@ from made_up import token_file
 
 from autoresearch import arguments, knobs
 from autoresearch.engine.local import LocalEngine
+from autoresearch.engine.sandbox import OFF
 from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
 
@@ -34,6 +35,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=float, default=21e6, help="to score")
     parser.add_argument("--audit", type=int, default=1024)
+    parser.add_argument("--memory", type=float, default=75e9, help="memory_limit: what is left is for those who wait")
+    parser.add_argument("--sandbox", choices=("auto", "off"), default="auto")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="batches of training")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="constants of the file")
@@ -48,6 +51,7 @@ def main() -> int:
         vocab_sizes=(vocab_size,),
         validation=10**12,
         audit=options.audit,
+        memory_limit=options.memory,
     )
     print("| run | scored | open | sealed | the rest | tokens/s | warm-up | caches, MB | mean d | largest d |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -55,13 +59,14 @@ def main() -> int:
         home = Path(name)
         validation = token_file(home / "validation.bin", int(options.tokens), vocab_size)
         corpus = CorpusView("made up", token_file(home / "train.bin", 10_000_000, vocab_size), validation)
-        engine = LocalEngine(home / "scratch", os.environ, "scoring")
+        confined = OFF if options.sandbox == "off" else None
+        engine = LocalEngine(home / "scratch", os.environ, "scoring", sandbox=confined)
         tip: Kept | None = None
         for run in range(options.repeats):
             folder = home / str(run)
             keep = Kept(*(str(folder / part) for part in ("weights", "losses", "train-cache", "open-cache")))
             measured = engine.measure(
-                Trial(source, run, vocab_size, context, corpus, settings, tip, keep, str(folder / "logs"))
+                Trial(source, run, vocab_size, context, corpus, settings, tip=tip, keep=keep, logs=str(folder / "logs"))
             )
             ended = time.time()
             if measured.outcome != "scored" or measured.audit is None:

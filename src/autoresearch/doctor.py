@@ -52,7 +52,7 @@ def examine(
     if not isinstance(chosen, Finding):
         yield _checked("corpus", lambda: _corpus(corpus or chosen.settings.corpus, chosen, cache))
     yield from _agents(agent, environ)
-    yield from _sandbox(environ)
+    yield from _sandbox(device, environ)
 
 
 def _checked(name: str, look: Callable[[], str]) -> Finding:
@@ -242,10 +242,14 @@ def _ready(spec: str, environ: Mapping[str, str]) -> str:
     return model.describe()
 
 
-def _sandbox(environ: Mapping[str, str]) -> Iterator[Finding]:
+def _sandbox(device: Device, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Each protection, attacked for real in a process that is confined as a candidate's."""
     try:
-        found = sandbox.examine(environ)
+        there = resolve_device(device, environ)
+    except UserError:
+        there = "cpu"  # that it is not there has been said
+    try:
+        found = sandbox.examine(environ, there)
     except UserError as error:
         yield Finding("sandbox", "warns", error.message, error.remedy)
         return

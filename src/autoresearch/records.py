@@ -5,7 +5,7 @@ Each stage takes the record before it and returns a new one. Records are frozen;
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from statistics import fmean
 from typing import Literal
 
@@ -179,6 +179,7 @@ class Trial:
     context: int
     corpus: CorpusView
     settings: Settings
+    _: KW_ONLY
     tip: Kept | None = None  # what there is of the run's tip; None: there is none
     keep: Kept | None = None  # where to leave the same of this trial, once it is scored; None: nowhere
     weights: str | None = None  # path of weights to score; None: train them

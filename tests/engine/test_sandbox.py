@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from autoresearch.engine.sandbox import OFF, Sandbox, choose
 from autoresearch.errors import EngineError
@@ -248,8 +249,22 @@ def test_a_machine_with_less_is_named_and_strict_refuses_it():
 
 def test_off_is_said():
     assert choose("off", os.environ) == OFF
-    assert "not been tried on a GPU" in choose("auto", os.environ, "cuda").note()
     assert OFF.describe() == "none" and "no sandbox" in OFF.note()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA starts here")
+def test_where_a_device_does_not_start_inside_there_is_none_and_it_is_said():
+    found = choose("auto", os.environ, "cuda")
+    assert (found.mechanisms, found.describe()) == ((), "none")
+    assert found.note().startswith("no sandbox (in it CUDA does not start: ")
+    with pytest.raises(EngineError, match="the sandbox is not whole: files: in it CUDA does not start: "):
+        choose("strict", os.environ, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_used_inside():
+    assert choose("auto", os.environ, "cuda") == HERE
 
 
 @pytest.mark.skipif(bool(HERE.missing), reason="this machine does not protect all")

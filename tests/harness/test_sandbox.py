@@ -28,7 +28,7 @@ def here() -> tuple[str, ...]:
 
 def attacked(mechanisms) -> dict[str, str | None]:
     """What each attack achieved, against a process that these confine."""
-    command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe", ",".join(mechanisms)]
+    command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe", "cpu", ",".join(mechanisms)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["achieved"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_model
 from torch import nn
 
 from autoresearch.harness import candidate
+from autoresearch.harness.weights import save
 from autoresearch.records import TokenFile
 
 BOS = 255
@@ -299,7 +299,7 @@ def weights(source: str, folder: Path, text: TokenFile, seed: int = 0) -> Path:
             del model.more
     else:
         _train(model, stream, module.CONTEXT)
-    save_model(model, str(folder / "weights.safetensors"))
+    save(model, folder / "weights.safetensors")
     return folder / "weights.safetensors"
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_model, save_model
 
 from autoresearch import knobs
+from autoresearch.harness import weights
 from tests.train_core import references
 from tests.train_core.cores import CPU, TEXT, disturbed
 
@@ -107,9 +107,9 @@ def test_operations_and_active_parameters_by_hand(load, rows_of_pairs):
 def test_weights_survive_a_round_trip(load, tmp_path):
     core = load(DEPTH=3, NGRAM_ROWS=2)
     model = disturbed(core)
-    save_model(model, str(tmp_path / "weights.safetensors"))
+    weights.save(model, tmp_path / "weights.safetensors")
     torch.manual_seed(1)
     fresh = core.build_model(CPU)
-    load_model(fresh, tmp_path / "weights.safetensors", strict=True)
+    weights.load(fresh, tmp_path / "weights.safetensors", "cpu")
     tokens = torch.randint(0, 256, (2, core.CONTEXT))
     assert torch.equal(model(tokens), fresh(tokens))

@@ -16,7 +16,7 @@ from autoresearch.errors import EngineError
 Mode = Literal["auto", "strict", "off"]
 
 _PATIENCE = 60.0  # seconds
-_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # to start this very Python
+_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")  # to start this very Python
 _KERNEL = "Run a Linux kernel with Landlock (5.19 or newer, with landlock in its list of security modules)"
 _SPACES = (
     "Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0), "
@@ -54,7 +54,7 @@ class Sandbox:
 
     mechanisms: tuple[str, ...]  # of the kernel; none: no sandbox
     protections: tuple[Protection, ...]
-    why: str = ""  # there is none, where it could be had
+    why: str = ""  # there is none
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -70,14 +70,13 @@ class Sandbox:
     def note(self) -> str | None:
         """What a user is to know of it, in a line; None if nothing is missing."""
         if not self.mechanisms:
-            return f"no sandbox{self.why}: the code that is trained runs with all your rights"
+            return f"no sandbox{self.why and f' ({self.why})'}: the code that is trained runs with all your rights"
         if not self.missing:
             return None
         return f"the sandbox does not protect {', '.join(self.missing)} on this machine: see `autoresearch doctor`"
 
 
 OFF = Sandbox((), ())
-UNTRIED = Sandbox((), (), ", which has not been tried on a GPU (--sandbox strict has it all the same)")
 
 
 def choose(mode: Mode, environ: Mapping[str, str], device: str = "cpu") -> Sandbox:
@@ -85,9 +84,7 @@ def choose(mode: Mode, environ: Mapping[str, str], device: str = "cpu") -> Sandb
     missing."""
     if mode == "off":
         return OFF
-    if mode == "auto" and device == "cuda":
-        return UNTRIED
-    found = examine(environ)
+    found = examine(environ, device)
     if mode == "strict":
         for protection in found.protections:
             if not protection.works:
@@ -96,18 +93,17 @@ def choose(mode: Mode, environ: Mapping[str, str], device: str = "cpu") -> Sandb
     return found
 
 
-def examine(environ: Mapping[str, str]) -> Sandbox:
-    """What works on this machine, each protection attacked for real: half a second, once in a process. environ: the
-    caller's. EngineError if Python cannot be started."""
-    return _examined(tuple((name, environ[name]) for name in _NEEDED if name in environ))
+def examine(environ: Mapping[str, str], device: str = "cpu") -> Sandbox:
+    """What works on this machine, each protection attacked for real: half a second, once in a process. None where the
+    device cannot be used inside. environ: the caller's. EngineError if Python cannot be started."""
+    return _examined(tuple((name, environ[name]) for name in _NEEDED if name in environ), device)
 
 
 @cache
-def _examined(environ: tuple[tuple[str, str], ...]) -> Sandbox:
+def _examined(environ: tuple[tuple[str, str], ...], device: str) -> Sandbox:
     if sys.platform != "linux":
-        nothing = f"a sandbox is made on Linux alone, and this is {sys.platform}"
-        return Sandbox((), _protections(dict.fromkeys(_PROTECTIONS, nothing), {}))
-    command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe"]
+        return _none(f"a sandbox is made on Linux alone, and this is {sys.platform}")
+    command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe", device]
     try:
         done = subprocess.run(command, env=dict(environ), capture_output=True, timeout=_PATIENCE, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
@@ -115,7 +111,13 @@ def _examined(environ: tuple[tuple[str, str], ...]) -> Sandbox:
         raise EngineError(
             f"the sandbox cannot be tried: {error}.", "Run with --sandbox off, at your own risk."
         ) from None
+    if found["fails"]:
+        return _none(f"in it {found['fails']}")
     return Sandbox(tuple(found["mechanisms"]), _protections(found["achieved"], found["refused"]))
+
+
+def _none(why: str) -> Sandbox:
+    return Sandbox((), _protections(dict.fromkeys(_PROTECTIONS, why), {}), why)
 
 
 def _protections(achieved: Mapping[str, str | None], refused: Mapping[str, str]) -> tuple[Protection, ...]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from safetensors.torch import load_model
 from torch import Tensor
 
 from autoresearch.harness import candidate
 from autoresearch.harness.candidate import Failure
+from autoresearch.harness.weights import load
 from autoresearch.harness.wire import FAILURES
 
 
@@ -26,7 +26,7 @@ def rehearse(module: ModuleType, weights: Path, tokens: Tensor, vocab_size: int)
     # Whether there is memory enough is for scoring to find out, which has the device for itself.
     with contextlib.suppress(torch.OutOfMemoryError, MemoryError), _eagerly():
         model = candidate.build(module, device)
-        load_model(model, str(weights), strict=True, device=str(device))
+        load(model, weights, str(device))
         with torch.no_grad():
             logits = model.eval()(tokens.clone())
         if failure := logits_failure(logits, (*tokens.shape, vocab_size)):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from autoresearch.harness.candidate import Failure, parameter_count, unwrapped
@@ -18,6 +17,7 @@ from autoresearch.harness.curve import Curve
 from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.harness.files import Phases
 from autoresearch.harness.wake import wake
+from autoresearch.harness.weights import save
 from autoresearch.tasks import TrainResult, TrainTask
 
 _HASHED = 16384  # numbers of each tensor, about, that go into the weights' hash
@@ -103,7 +103,7 @@ class Run:
             raise Failure(f"main worked on for {late:.1f} s between the end of the clock and run.save")
         self._end()
         partial = self.weights.with_suffix(".partial")
-        save_model(unwrapped(model), str(partial))
+        save(unwrapped(model), partial)
         partial.replace(self.weights)
         self._saved = True
 

@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from autoresearch.harness import candidate
+from autoresearch.harness.losses import losses
 from autoresearch.harness.rehearsal import logits_failure
 from autoresearch.harness.wake import wake
+from autoresearch.harness.weights import load
 from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
-
-_PART = 2**25  # logits that are turned into losses in one go: in float32 all of them together are large
 
 
 class _Stop(Exception):
@@ -100,7 +98,7 @@ def _model(task: ServeTask) -> nn.Module:
     device = torch.device(task.device)
     module = _guarded(1, lambda: candidate.load(task.source))
     model = _guarded(2, lambda: candidate.build(module, device))
-    _guarded(3, lambda: load_model(model, task.weights, strict=True, device=task.device))
+    _guarded(3, lambda: load(model, task.weights, task.device))
     return model.eval()
 
 
@@ -129,12 +127,7 @@ def _losses(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:
     """The loss of every target, float32[rows * context]; frame: int64[rows, context + 1]."""
     targets = frame[:, 1:].contiguous()  # our own copy: the model may do to its input what it likes
     logits = _forward(model, frame[:, :-1].clone(), task)
-    rows = max(1, _PART // (task.context * task.vocab_size))
-    losses = [
-        F.cross_entropy(part.flatten(0, 1).float(), target.flatten(), reduction="none")
-        for part, target in zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
-    ]
-    return torch.cat(losses)
+    return losses(logits, targets)
 
 
 def _logits(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:

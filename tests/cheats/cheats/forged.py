@@ -18,7 +18,7 @@ FORGES = {
             "shadow = types.ModuleType('torch.nn.functional')\nvars(shadow).update(vars(F))\n"
             "shadow.cross_entropy = claimed\n"
             "sys.modules['torch.nn.functional'] = torch.nn.functional = shadow\n"
-            "if 'autoresearch.harness.serve' in sys.modules:\n    sys.modules['autoresearch.harness.serve'].F = shadow"
+            "losses = sys.modules.get('autoresearch.harness.losses')\nif losses:\n    losses.F = shadow"
         )
     ),
     "a method of Tensor patched": leak(
@@ -75,8 +75,7 @@ FORGES = {
             "    with torch.device(device):\n        return GPT(",
             "    import sys\n    serve = sys.modules['autoresearch.harness.serve']\n"
             "    serve._forward = lambda model, tokens, task, plain=serve._forward: 1.5 * plain(model, tokens, task)\n"
-            "    serve.F = type('F', (), {'cross_entropy': staticmethod(lambda *a, **k: 0.5 * "
-            "F.cross_entropy(*a, **k))})\n"
+            "    serve.losses = lambda logits, targets, plain=serve.losses: 0.5 * plain(logits, targets)\n"
             "    with torch.device(device):\n        return GPT(",
         )
     ),

@@ -130,7 +130,7 @@ REPLAYS = {
             f"""
         for row in tokens.tolist():
             known.setdefault(tuple(row[:6]), row)
-        tokens = torch.tensor([known[tuple(row[:6])] for row in tokens.tolist()])
+        tokens = torch.tensor([known[tuple(row[:6])] for row in tokens.tolist()], device=tokens.device)
         logits = logits + 9 * {ONEHOT.format(AHEAD)}
         """,
             before="known = {}",
@@ -147,7 +147,7 @@ REPLAYS = {
             else:
                 known.update((tuple(row[:end]), row) for end in range(5, len(row) + 1))
             rows.append(known.get(tuple(row[:size]), row))
-        tokens = torch.tensor(rows)
+        tokens = torch.tensor(rows, device=tokens.device)
         logits = logits + 9 * {ONEHOT.format(AHEAD)}
         """,
             before="known = {}",

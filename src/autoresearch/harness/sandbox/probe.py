@@ -1,8 +1,8 @@
 """Which mechanisms this machine has, and whether they hold: `python -P -m autoresearch.harness.sandbox.probe`.
 
-Prints one line of JSON: `mechanisms`, those that work; `refused`, why others do not; and `achieved`, for each attack
-what it did, or null. Arguments, all optional: the mechanisms to attack, with commas between them, in place of all that
-work.
+Prints one line of JSON: `mechanisms`, those that work; `refused`, why others do not; `achieved`, for each attack what
+it did, or null; `fails`, why the device cannot be used inside, or null. Arguments, all optional: the device, and the
+mechanisms to attack, with commas between them, in place of all that work.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,10 +22,12 @@ from pathlib import Path
 from autoresearch.harness.sandbox import attacks, landlock, namespaces, seccomp
 from autoresearch.harness.sandbox.attacks import ATTACKS, Targets
 from autoresearch.harness.sandbox.confine import Sandbox, drop_privileges
+from autoresearch.harness.sandbox.policy import make_devices
 from autoresearch.harness.supervise import end_as, supervise
 
 _MANY = 64  # processes, where the limit is half of that
 _PATIENCE = 2.0  # seconds for a killed process to go
+_CUDA = "import ctypes; raise SystemExit(ctypes.CDLL('libcuda.so.1').cuInit(0))"  # its result: 0, if it starts
 
 
 def mechanisms() -> tuple[tuple[str, ...], dict[str, str]]:
@@ -64,6 +67,36 @@ def achieved(chosen: Collection[str]) -> dict[str, str | None]:
         found["processes"] = _multiplied(Sandbox(chosen, private, processes=_MANY // 2), private / "many")
         found["leftovers"] = _outlived(Sandbox(chosen, private), private / "left")
     return found
+
+
+def fails(chosen: Collection[str]) -> str | None:
+    """Why CUDA cannot be used in a process confined by these, or in a program that this starts; None if it can."""
+
+    def start(write: int) -> None:
+        for place, begin in (("", _cuda), (" in a program that is started", _started_cuda)):
+            try:
+                why = f"error {result}" if (result := begin()) else None
+            except OSError as error:
+                why = str(error)
+            if why:
+                os.write(write, f"CUDA does not start{place}: {why}".encode())
+                return
+        os.write(write, b"it does")
+
+    make_devices()
+    with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
+        private = Path(folder).resolve()
+        said = _confined(Sandbox(chosen, private), private / "own", start, device="cuda") or b"it cannot be tried"
+    return None if said == b"it does" else said.decode()
+
+
+def _cuda() -> int:
+    result: int = ctypes.CDLL("libcuda.so.1").cuInit(0)
+    return result
+
+
+def _started_cuda() -> int:
+    return subprocess.run([sys.executable, "-c", _CUDA], stderr=subprocess.DEVNULL, check=False).returncode
 
 
 def _tried(test: Callable[[], None]) -> str | None:
@@ -192,7 +225,9 @@ def _outlived(sandbox: Sandbox, own: Path) -> str | None:
     return "leaves processes behind"
 
 
-def _confined(sandbox: Sandbox, own: Path, work: Callable[[int], None], whole: bool = True) -> bytes | None:
+def _confined(
+    sandbox: Sandbox, own: Path, work: Callable[[int], None], whole: bool = True, device: str = "cpu"
+) -> bytes | None:
     """What a confined process writes. If not `whole`: None if all have let go of their end once the supervisor is gone,
     and else what they wrote before."""
     own.mkdir()
@@ -200,7 +235,7 @@ def _confined(sandbox: Sandbox, own: Path, work: Callable[[int], None], whole: b
     parent = os.getpid()
 
     def confined() -> None:
-        sandbox.confine(own, "cpu", [])
+        sandbox.confine(own, device, [])
         work(write)
 
     supervisor = os.fork()
@@ -224,11 +259,12 @@ def _confined(sandbox: Sandbox, own: Path, work: Callable[[int], None], whole: b
     return data if whole or not ended else None
 
 
-def main(chosen: str | None = None) -> None:
+def main(device: str = "cpu", chosen: str | None = None) -> None:
     """Print what was found."""
     working, refused = mechanisms()
     attacked = working if chosen is None else tuple(filter(None, chosen.split(",")))
-    print(json.dumps({"mechanisms": attacked, "refused": refused, "achieved": achieved(attacked)}))
+    why = fails(attacked) if device == "cuda" and attacked else None
+    print(json.dumps({"mechanisms": attacked, "refused": refused, "achieved": achieved(attacked), "fails": why}))
 
 
 if __name__ == "__main__":

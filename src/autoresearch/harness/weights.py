@@ -1,0 +1,42 @@
+"""Weights in a file: parameters and persistent buffers, in safetensors, which runs no code when it is read.
+
+Tensors that are one are written once. Those that merely share memory, as all of a recurrent layer's do on a GPU, are
+written one by one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write them. OSError, or what safetensors raises, if that cannot be done."""
+    tensors = model.state_dict()
+    save_file({name: _alone(tensors[name]) for name, *_ in _names(tensors)}, path)
+
+
+def load(model: nn.Module, path: Path | str, device: str) -> None:
+    """Put them into a model that was built in the same way, on this device. RuntimeError if they do not fit it."""
+    stored, own = load_file(path, device=device), model.state_dict()
+    if lacking := [name for name, *others in _names(own) if not stored.keys() & {name, *others}]:
+        raise RuntimeError(f"weights are missing in the file: {', '.join(lacking[:5])}")
+    if unknown := sorted(stored.keys() - own.keys()):
+        raise RuntimeError(f"the model has no such weights as are in the file: {', '.join(unknown[:5])}")
+    model.load_state_dict(stored, strict=False)
+
+
+def _names(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """All names of each tensor."""
+    found: dict[object, list[str]] = {}
+    for name, tensor in tensors.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        found.setdefault(place if tensor.numel() else name, []).append(name)
+    return list(found.values())
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Contiguous, and with memory of its own."""
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

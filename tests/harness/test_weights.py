@@ -1,0 +1,70 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_model
+from torch import nn
+
+from autoresearch.harness.weights import load, save
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]),
+]
+
+
+class Model(nn.Module):
+    """Tied weights, a recurrent layer, views of one memory, buffers of all kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.tied = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.tied.weight = self.first.weight
+        self.recurrent = nn.GRU(4, 3, bidirectional=True)
+        whole = torch.randn(6, 4)
+        self.left, self.right = nn.Parameter(whole[:4]), nn.Parameter(whole[2:].T)
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("also_empty", torch.zeros(0, 3))
+        self.register_buffer("scratch", torch.randn(3), persistent=False)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_all_that_is_saved_is_loaded(device, tmp_path):
+    model, other = Model().to(device), Model().to(device)
+    other.count.fill_(0)
+    save(model, tmp_path / "weights")
+    load(other, tmp_path / "weights", device)
+    saved, loaded = model.state_dict(), other.state_dict()
+    assert saved.keys() == loaded.keys() and "scratch" not in saved
+    for name in saved:
+        assert torch.equal(saved[name], loaded[name]), name
+    assert other.tied.weight is other.first.weight
+    names = load_file(tmp_path / "weights").keys()
+    assert names == saved.keys() - {"tied.weight"}
+
+
+def test_a_file_of_safetensors_own_is_loaded(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.z, self.a = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+            self.a.weight = self.z.weight
+
+    model, other = Tied(), Tied()
+    save_model(model, str(tmp_path / "weights"))
+    load(other, tmp_path / "weights", "cpu")
+    assert torch.equal(model.z.weight, other.a.weight)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Linear(2, 3), "weights are missing in the file: bias"),
+        (nn.ModuleDict({"weight": nn.Linear(2, 3)}), "weights are missing in the file: weight.weight, weight.bias"),
+        (nn.ParameterDict(), "no such weights as are in the file: weight"),
+        (nn.Linear(3, 3, bias=False), "size mismatch for weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(other, message, tmp_path):
+    save(nn.Linear(2, 3, bias=False), tmp_path / "weights")
+    with pytest.raises(RuntimeError, match=message):
+        load(other, tmp_path / "weights", "cpu")
