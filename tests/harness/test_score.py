@@ -92,9 +92,13 @@ def test_a_model_that_learns_from_the_rows_it_is_given_is_seen_by_their_order(tm
     honest = zoo.BIGRAM + "class Model(Bigram): pass\n"
     assert score(honest, tmp_path / "a", texts).outcome == "scored"
     incumbent = tmp_path / "a" / "losses.npz"
-    found = score(zoo.BIGRAM + LEARNS, tmp_path / "b", texts, audit=24, incumbent=incumbent, rows=16)
-    assert found.outcome == "quarantined"
-    assert "learns from those before" in found.reason
+    for number in range(4):  # once in 25 times the audit is first
+        found = score(zoo.BIGRAM + LEARNS, tmp_path / f"b{number}", texts, audit=24, incumbent=incumbent, rows=16)
+        assert found.outcome == "quarantined"
+        if "learns from those before" in found.reason:
+            break
+    else:
+        pytest.fail(f"it was never the order of rows: {found.reason}")
     again = score(honest, tmp_path / "c", texts, audit=24, incumbent=incumbent, rows=16)
     assert (again.outcome, again.reason) == ("scored", None)
 
