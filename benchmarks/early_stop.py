@@ -123,10 +123,11 @@ class Pair:
     trained: float  # 1.0: it was not stopped
 
 
-def points(curve: list[float], parts: int) -> list[Point]:
+def points(curve: list[float | None], parts: int) -> list[Point]:
     """The curve when so many parts of the clock are over."""
-    seen = [Point(n, n, (n + 0.5) / pace.PARTS, loss) for n, loss in enumerate(curve[:parts])]
-    return [*seen, Point(parts, parts, parts / pace.PARTS, curve[min(parts, pace.PARTS - 1)])]
+    seen = [Point(n, n, (n + 0.5) / pace.PARTS, loss) for n, loss in enumerate(curve[:parts]) if loss is not None]
+    following = [loss for loss in curve[parts:] if loss is not None] or [seen[-1].loss]
+    return [*seen, Point(parts, parts, parts / pace.PARTS, following[0])]
 
 
 def stopped_at(held: Any, record: dict[str, Any]) -> float:

@@ -206,7 +206,7 @@ assert torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(1000)).sum() == 30
 @pytest.mark.skipif(not Path("/usr/bin/gcc").exists(), reason="no compiler here")
 def test_processes_compilers_and_files_for_a_while_work_in_it(engine, trial):
     measured = engine().measure(trial(body(WORK)))
-    assert measured.outcome == "scored", measured.traceback
+    assert measured.outcome == "scored", (measured.reason, measured.traceback)
 
 
 @pytest.mark.skipif(not Path("/usr/bin/gcc").exists(), reason="no compiler here")
@@ -215,7 +215,7 @@ def test_a_machine_without_namespaces_measures_and_compiles_too(engine, trial, p
     confined = engine(sandbox=Sandbox(("landlock", "seccomp"), ()))
     compiles = body("import subprocess\n" + WORK[WORK.index("open('a.c'") :])
     measured = confined.measure(trial(compiles))
-    assert measured.outcome == "scored", measured.traceback
+    assert measured.outcome == "scored", (measured.reason, measured.traceback)
     for path in places.values():
         assert "PermissionError" in confined.measure(trial(body(f"open({str(path)!r})"))).reason
 
