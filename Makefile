@@ -27,7 +27,7 @@ demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: three minu
 	@echo "Look around: cd $(LAB), and ../../$(BIN)/autoresearch show 2"
 
 test: lint  ## Lint, types, import contracts, and all tests
-	$(BIN)/python -m pytest -n 4  # many of them mostly wait
+	$(BIN)/python -m pytest -n 4 --dist worksteal  # many of them mostly wait, and some long
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -213,6 +213,7 @@ def test_status_as_json_is_as_specified(finished: Lab) -> None:
     assert status.gpu_busy is not None and 0 < status.gpu_busy < 1
 
 
+@pytest.mark.usefixtures("late")
 def test_status_of_a_run_without_a_score_is_null_and_not_zero(lab: Lab) -> None:
     lab.write_program("[256]", "[300]")
     assert lab("run", *QUICK).code == 1
@@ -380,6 +381,7 @@ def test_ctrl_c_while_preparing(lab: Lab, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- who proposes
 
 
+@pytest.mark.usefixtures("late")
 def test_without_a_key_the_search_proposes(lab: Lab) -> None:
     done = lab("run", *QUICK, "--hours", 0)  # which is settled before anything is trained
     assert done.code == 0 and "; proposals by search, since no key is set" in done.out
@@ -387,6 +389,7 @@ def test_without_a_key_the_search_proposes(lab: Lab) -> None:
     assert named.out.splitlines()[0].endswith("; proposals by search")
 
 
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize(("provider", "without"), [("anthropic", ""), ("openai", "ANTHROPIC_API_KEY")])
 def test_a_key_that_is_set_chooses_who_proposes(lab: Lab, provider: str, without: str) -> None:
     """Anthropic's before OpenAI's; and the run asks for that key from then on."""
@@ -402,6 +405,7 @@ def test_a_key_that_is_set_chooses_who_proposes(lab: Lab, provider: str, without
     assert "; proposals by search" in lab("run", *QUICK, "--hours", 0, "-a", "search").out
 
 
+@pytest.mark.usefixtures("late")
 def test_a_run_goes_on_with_the_agent_it_had(ran: Lab) -> None:
     """Even if a key that is set would choose another, and though a person has tried something meanwhile."""
     keyed = ran.at(ran.root, ANTHROPIC_API_KEY="sk-1", OPENAI_API_KEY="sk-2", ANTHROPIC_BASE_URL="http://127.0.0.1:9")
@@ -442,6 +446,7 @@ def test_a_path_with_spaces_and_other_letters(finished: Lab, tmp_path: Path) -> 
     assert replayed.code == 0 and "not compared" in replayed.out and "again" in replayed.out
 
 
+@pytest.mark.usefixtures("late")
 def test_a_detached_head(ran: Lab) -> None:
     ran.git("switch", "--quiet", "--detach", "main")
     head = (ran.root / ".git" / "HEAD").read_bytes()
@@ -449,6 +454,7 @@ def test_a_detached_head(ran: Lab) -> None:
     assert (ran.root / ".git" / "HEAD").read_bytes() == head
 
 
+@pytest.mark.usefixtures("late")
 def test_from_a_folder_inside_the_repository(ran: Lab) -> None:
     inside = ran.at(ran.root / "programs")
     assert inside("status").out == ran("status").out
@@ -456,6 +462,7 @@ def test_from_a_folder_inside_the_repository(ran: Lab) -> None:
     assert inside("run", "-p", "quick.md", "-n", 5).code == 0
 
 
+@pytest.mark.usefixtures("late")
 def test_a_worktree_shares_the_ledger(ran: Lab, tmp_path: Path) -> None:
     ran.git("worktree", "add", "--quiet", "--detach", tmp_path / "tree")
     tree = ran.at(tmp_path / "tree")
@@ -465,6 +472,7 @@ def test_a_worktree_shares_the_ledger(ran: Lab, tmp_path: Path) -> None:
     assert len(ran("log", "--json").json) == 6
 
 
+@pytest.mark.usefixtures("late")
 def test_git_does_not_know_who_the_user_is(ran: Lab, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".gitconfig").write_text("[user]\n\tuseConfigOnly = true\n")
@@ -474,6 +482,7 @@ def test_git_does_not_know_who_the_user_is(ran: Lab, tmp_path: Path) -> None:
     assert nobody("init", tmp_path / "new").code == 0
 
 
+@pytest.mark.usefixtures("late")
 def test_line_ends_are_kept(lab: Lab) -> None:
     """A file with CRLF keeps it in every attempt; only the lines that a patch changes differ."""
     lab.train_core.write_bytes(lab.train_core.read_bytes().replace(b"\n", b"\r\n"))
@@ -488,6 +497,7 @@ def test_line_ends_are_kept(lab: Lab) -> None:
     assert blob.count(b"\r\n") == blob.count(b"\n") > 100
 
 
+@pytest.mark.usefixtures("late")
 def test_a_machine_that_converts_line_ends_sees_no_edit(ran: Lab) -> None:
     """With core.autocrlf the working tree has other bytes than the commit, and nobody has edited anything."""
     ran.git("config", "core.autocrlf", "true")
@@ -530,6 +540,7 @@ def test_try_measures_the_edit_in_the_tree_on_top_of_the_tip(ran: Lab) -> None:
     assert conflicting.code == 2 and "conflicts with what the run has kept" in conflicting.err
 
 
+@pytest.mark.usefixtures("late")
 def test_try_takes_a_patch_and_fails_without_a_score(ran: Lab) -> None:
     patch = ran.root / "p.txt"
     patch.write_text(CHEAP)
@@ -542,6 +553,7 @@ def test_try_takes_a_patch_and_fails_without_a_score(ran: Lab) -> None:
     assert wrong.code == 2 and "does not apply" in wrong.err and wrong.err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("late")
 def test_a_first_try_is_looked_at_before_the_baseline_is_measured(lab: Lab) -> None:
     """An unprepared corpus would be the next thing to say."""
     elsewhere = (*QUICK, "--corpus", "programs")
@@ -554,6 +566,7 @@ def test_a_first_try_is_looked_at_before_the_baseline_is_measured(lab: Lab) -> N
     assert stages(lab) == []
 
 
+@pytest.mark.usefixtures("late")
 def test_sigterm_is_ctrl_c_and_a_lost_terminal_ends_nothing(ran: Lab, tmp_path: Path) -> None:
     waiting = tmp_path / "asked"
     mind = f"command:sh -c 'touch {waiting}; sleep 60'"

@@ -10,6 +10,8 @@ from tests.asking import CLAUDE, GPT, Asking, said
 from tests.conftest import CHEAP, Lab
 from tests.llm_server import Cut, Fail, LLMServer, Say
 
+pytestmark = pytest.mark.usefixtures("late")  # no reply is trained
+
 MILLION = 1_000_000
 
 # US dollars per million tokens, from the providers' price lists: fresh, read from the cache, written to it, output.

@@ -7,12 +7,12 @@ from typing import ClassVar
 import pytest
 
 from autoresearch import knobs, pace
-from autoresearch import lab as labs
 from autoresearch.ledger import Ledger
+from autoresearch.loop import Limits
 from autoresearch.records import Measurement, Progress, Trial
 from autoresearch.report.status import EarlyStop, report
 from autoresearch.workspace import Workspace
-from tests.test_kill import ScriptedEngine, Story, edit, make_folder, work
+from tests.nights import ScriptedEngine, Story, edit, make_night
 
 REPLIES = [edit("worse", 0.5, 0.9), edit("better", 0.5, 0.4), edit("worse again", 0.4, 0.8)]
 
@@ -40,13 +40,11 @@ class Paced(ScriptedEngine):
 
 def told(settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: bool = False) -> Ledger:
     """The ledger of a run of the three replies."""
-    story = Story(settings, REPLIES, [(number, "", None, "", None) for number in range(1, 5)], {})
-    folder = make_folder(story, tmp_path, monkeypatch)
-    monkeypatch.setattr(labs, "LocalEngine", Paced)
+    night = make_night(Story(settings, REPLIES), tmp_path, monkeypatch, Paced)
     monkeypatch.setattr(Paced, "trials", [])
     monkeypatch.setattr(Paced, "spared", spared)
-    work(folder, story)
-    return Ledger(Workspace(folder).state)
+    night.work(Limits(experiments=1 + len(REPLIES)))
+    return Ledger(Workspace(night.folder).state)
 
 
 def statuses(ledger: Ledger) -> list[tuple[str, str | None]]:

@@ -223,6 +223,7 @@ def test_a_mistake_in_a_fresh_lab(case: Case, lab: Lab) -> None:
     assert untouched(lab) == before and lab.git("rev-parse", "HEAD") == head
 
 
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("case", MISTAKES_LATER, ids=lambda case: case.name)
 def test_a_mistake_with_a_history_to_lose(case: Case, ran: Lab) -> None:
     case.before(ran)
@@ -250,6 +251,7 @@ def test_a_bare_repository(lab: Lab, tmp_path: Path) -> None:
     says(lab.at(tmp_path / "bare.git")("run", "-p", lab.program), 1, r"bare", r"Clone it")
 
 
+@pytest.mark.usefixtures("late")
 def test_a_branch_named_autoresearch(lab: Lab) -> None:
     lab.git("branch", "autoresearch")
     before = history(lab)
@@ -282,6 +284,7 @@ def test_the_runs_branch_is_checked_out_in_another_worktree(ran: Lab, tmp_path: 
     says(ran(*RUN), 1, r"autoresearch/quick is checked out", r"other", r"git switch|worktree")
 
 
+@pytest.mark.usefixtures("late")
 def test_the_runs_branch_was_moved_by_hand(ran: Lab) -> None:
     """What is kept by a person on the run's branch is not overwritten."""
     ran.git("branch", "--force", "autoresearch/quick", "main")
@@ -334,6 +337,7 @@ def test_a_lab_is_made_whatever_git_is_set_to(lab: Lab, tmp_path: Path) -> None:
     assert {"programs/tiny.md", "train_core.py"} <= set(strict.at(tmp_path / "new").git("ls-files").split())
 
 
+@pytest.mark.usefixtures("late")
 def test_a_git_that_fails(ran: Lab, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin" / "git"

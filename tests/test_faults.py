@@ -16,24 +16,14 @@ from autoresearch.ledger import Ledger
 from autoresearch.loop import Limits
 from autoresearch.workspace import Workspace
 from tests.conftest import COMMAND, DISCARDED, KEPT, Done, Lab, recording
-from tests.test_kill import CHECKED, PLAIN, Story, check, make_folder, work
+from tests.nights import Night
 
 RUN = ("run", "--program", "programs/quick.md", "--experiments", 3)
 
 
-@pytest.fixture(params=[PLAIN, CHECKED], ids=["plain", "checked"])
-def story(request: pytest.FixtureRequest) -> Story:
-    return request.param
-
-
-@pytest.fixture
-def folder(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return make_folder(story, tmp_path, monkeypatch)
-
-
 @pytest.mark.parametrize("jump", [1e7, -1e7], ids=["ahead", "back"])
 def test_a_clock_that_jumps_ends_no_night_and_makes_none_longer(
-    jump: float, folder: Path, story: Story, monkeypatch: pytest.MonkeyPatch
+    jump: float, night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, asked = time.time, []
 
@@ -42,11 +32,11 @@ def test_a_clock_that_jumps_ends_no_night_and_makes_none_longer(
         return real() + jump * (len(asked) // 5 % 2)  # to and fro, all the time
 
     monkeypatch.setattr(time, "time", jumping)
-    work(folder, story, Limits(steady.now() + 3600, len(story.expected)))
+    night.work(Limits(steady.now() + 3600, len(night.story.expected)))
     assert len(asked) > 20
-    check(folder, story)
-    work(folder, story, Limits(steady.now() - 1, 99))  # and a deadline is one
-    check(folder, story)
+    night.check()
+    night.work(Limits(steady.now() - 1, 99))  # and a deadline is one
+    night.check()
 
 
 def locked(path: Path, seconds: float) -> threading.Thread:
@@ -66,15 +56,15 @@ def locked(path: Path, seconds: float) -> threading.Thread:
     return thread
 
 
-def test_a_ledger_that_is_locked_for_a_while_is_waited_for(folder: Path, story: Story) -> None:
-    path = Workspace(folder).state / "ledger.db"
+def test_a_ledger_that_is_locked_for_a_while_is_waited_for(night: Night) -> None:
+    path = Workspace(night.folder).state / "ledger.db"
     Ledger(path.parent).close()
     other = locked(path, 2.0)
     began = time.monotonic()
-    work(folder, story)
+    night.work()
     assert time.monotonic() - began > 1.5
     other.join()
-    check(folder, story)
+    night.check()
 
 
 def test_one_that_stays_locked_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,7 @@ def test_a_child_killed_from_outside_does_not_count_against_its_patch(own: Lab, 
     assert not left_running(own)
 
 
+@pytest.mark.usefixtures("late")
 def test_a_deadline_is_kept(own: Lab) -> None:
     """An experiment that cannot finish is not started, and what runs at the deadline waits for the next start."""
     done = own(*RUN, "--hours", 0.0001)
@@ -151,6 +152,7 @@ def test_a_try_that_was_interrupted_is_finished_and_not_run_twice(own: Lab) -> N
     assert sorted(found) == [1, 2] and found[2][0] == "done" and found[2][2] == 1
 
 
+@pytest.mark.usefixtures("late")
 def test_an_agent_that_never_makes_a_patch_is_not_asked_for_ever(ran: Lab) -> None:
     """The run in `ran` has used seven replies of its recording."""
     answers = recording(ran.root / ".git" / "replies.jsonl", *[FAILED] * 60)

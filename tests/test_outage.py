@@ -17,6 +17,8 @@ from tests.asking import CLAUDE, GPT, Asking
 from tests.conftest import CHEAP, TIMEOUT, Lab
 from tests.llm_server import Cut, Fail, LLMServer, Request, Say, Stall, Turn
 
+pytestmark = pytest.mark.usefixtures("late")  # no reply is trained
+
 WAIT = 0.5  # seconds: ten minutes
 WAITED = re.compile(r"waiting until \d\d:\d\d:\d\d: (.*)")
 HOUR = "3600"

@@ -83,6 +83,7 @@ REPLIES = [
 ]
 
 
+@pytest.mark.usefixtures("late")
 def test_replies_of_every_form(asking: Asking) -> None:
     """One run, an experiment for each reply; where it has a patch it is committed, and costs no training."""
     turns = [case.turns(asking.lab) for case in REPLIES]
@@ -174,6 +175,7 @@ TROUBLES = [
 ]
 
 
+@pytest.mark.usefixtures("late")
 def test_trouble_passes_and_costs_no_experiment(asking: Asking) -> None:
     """One run; each trouble is followed by the reply that it kept back."""
     for trouble in TROUBLES:
@@ -195,6 +197,7 @@ def test_trouble_passes_and_costs_no_experiment(asking: Asking) -> None:
     assert asking.server.unsaid == 0
 
 
+@pytest.mark.usefixtures("late")
 def test_retry_after_is_obeyed_however_often(asking: Asking) -> None:
     """More often than an SDK tries by itself, and longer than the run's own longest wait."""
     seconds = 2 * WAIT
@@ -207,6 +210,7 @@ def test_retry_after_is_obeyed_however_often(asking: Asking) -> None:
     assert "Slow down" in done.out
 
 
+@pytest.mark.usefixtures("late")
 def test_a_long_reply_that_comes_slowly_is_not_given_up(asking: Asking) -> None:
     """In all it takes far longer than the silence that is borne."""
     asking.server.say(Say(CHEAP, thinking="Hm, let me see.", pace=SILENCE / 4))
@@ -230,6 +234,7 @@ def variable(asking: Asking) -> str:
     return "ANTHROPIC_API_KEY" if asking.spec == CLAUDE else "OPENAI_API_KEY"
 
 
+@pytest.mark.usefixtures("late")
 def test_a_wrong_key_ends_a_run_before_it_begins(asking: Asking) -> None:
     wrong = "sk-this-is-not-the-key"
     done = asking.having(**{variable(asking): wrong})(3)
@@ -238,6 +243,7 @@ def test_a_wrong_key_ends_a_run_before_it_begins(asking: Asking) -> None:
     assert not asking.server.asked and not asking.experiments()
 
 
+@pytest.mark.usefixtures("late")
 def test_without_a_key_it_says_which_variable_to_set(asking: Asking) -> None:
     """Of the provider's own server before any call; a server of the user's may need none, and is asked."""
     url = variable(asking).replace("API_KEY", "BASE_URL")
@@ -247,6 +253,7 @@ def test_without_a_key_it_says_which_variable_to_set(asking: Asking) -> None:
     assert not asking.server.asked and not asking.experiments()
 
 
+@pytest.mark.usefixtures("late")
 def test_a_model_that_the_server_does_not_know(asking: Asking) -> None:
     provider = asking.spec.partition(":")[0]
     done = Asking(asking.lab, asking.server, f"{provider}:no-such-model-9")(3)
@@ -254,6 +261,7 @@ def test_a_model_that_the_server_does_not_know(asking: Asking) -> None:
     assert not asking.server.asked and not asking.experiments()
 
 
+@pytest.mark.usefixtures("late")
 def test_a_key_that_is_withdrawn_in_the_night_ends_the_run_and_loses_nothing(asking: Asking) -> None:
     """What was begun is asked for again as soon as the key is good."""
 
@@ -271,12 +279,14 @@ def test_a_key_that_is_withdrawn_in_the_night_ends_the_run_and_loses_nothing(ask
     assert [(e.number, e.status) for e in asking.experiments()] == [(n, "crashed") for n in (2, 3, 4)]
 
 
+@pytest.mark.usefixtures("late")
 def test_a_request_that_can_never_succeed_ends_the_run(asking: Asking) -> None:
     asking.server.say(Fail(400, "prompt is too long: 999999 tokens"))
     says(asking(2), 1, "prompt is too long")
     assert len(asking.server.asked) == 1
 
 
+@pytest.mark.usefixtures("late")
 def test_a_server_that_echoes_the_key_does_not_get_it_into_the_ledger(asking: Asking) -> None:
     asking.server.say(*[Fail(500, f"no upstream for {asking.server.key}")] * 4, Say(CHEAP))
     done = asking(2)

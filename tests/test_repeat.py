@@ -76,6 +76,7 @@ def test_a_try_repeats_nothing(sure: Lab) -> None:
     assert [len(e["measurements"]) for e in sure("log", "--json").json] == [1, 1]
 
 
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize(
     ("block", "why"),
     [

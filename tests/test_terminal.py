@@ -168,6 +168,7 @@ def test_a_run_is_watched_stopped_resized_and_goes_on(ran: Lab, tmp_path: Path) 
     assert stages(ran) == ["done"] * 7
 
 
+@pytest.mark.usefixtures("late")
 def test_ctrl_z_stops_nothing_that_nobody_could_continue(ran: Lab, tmp_path: Path) -> None:
     """As below `ssh -t host autoresearch run`: there is no shell to say `fg` to."""
     mind = Mind(tmp_path, CHEAP)
@@ -201,6 +202,7 @@ def test_a_lost_terminal_does_not_end_a_run(ran: Lab, tmp_path: Path) -> None:
     assert ran("status", "--json").json["state"] == "finished"
 
 
+@pytest.mark.usefixtures("late")
 def test_into_a_pipe_go_lines(ran: Lab, tmp_path: Path) -> None:
     mind = Mind(tmp_path, CHEAP, FAILED, FAILED, FAILED, FAILED)
     for number in range(1, 6):
@@ -228,6 +230,7 @@ def test_watching_what_is_not_going(finished: Lab) -> None:
     assert "(finished, " in watch.text
 
 
+@pytest.mark.usefixtures("late")
 def test_a_terminal_without_the_characters_gets_lines(ran: Lab, tmp_path: Path) -> None:
     mind = Mind(tmp_path, CHEAP)
     mind.answers(1)

@@ -1,6 +1,7 @@
 """Patches that are no experiment: what they change does not run, or is only which random numbers are drawn."""
 
 import ast
+from functools import lru_cache
 
 _SEEDING = ("seed", "manual_seed", "manual_seed_all", "default_rng", "set_rng_state")
 SAME = "the patch changes nothing that runs"
@@ -13,19 +14,19 @@ def inert(old: str, new: str) -> str | None:
     What does not parse may be anything. Nothing is executed.
     """
     try:
-        before, after = ast.parse(old), ast.parse(new)
+        before, after = _forms(old), _forms(new)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    try:
-        if _dump(_Bare(), before) == _dump(_Bare(), after):
-            return SAME
-        return SEED if _dump(_Unseeded(), before) == _dump(_Unseeded(), after) else None
-    except RecursionError:
-        return None
+    if before[0] == after[0]:
+        return SAME
+    return SEED if before[1] == after[1] else None
 
 
-def _dump(strip: ast.NodeTransformer, tree: ast.Module) -> str:
-    return ast.dump(strip.visit(tree))
+@lru_cache(maxsize=2)  # whoever proposes looks at tip and patch, and so does the loop
+def _forms(source: str) -> tuple[str, str]:
+    """What runs of a file, and what runs of it whatever the seed."""
+    tree = ast.parse(source)
+    return ast.dump(_Bare().visit(tree)), ast.dump(_Unseeded().visit(tree))
 
 
 class _Bare(ast.NodeTransformer):

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 Value = float | int | str | bool
 
@@ -78,18 +79,19 @@ def assign(source: str, changes: Mapping[str, Value]) -> str:
     return "".join(lines)
 
 
-def _assignments(source: str) -> list[tuple[str, ast.expr]]:
+@lru_cache(maxsize=4)  # a file is asked for its knobs at every stage
+def _assignments(source: str) -> tuple[tuple[str, ast.expr], ...]:
     """Name and value of each `NAME = expression` at the top level that stands on one line."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    return [
+        return ()
+    return tuple(
         (target.id, node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and node.end_lineno == node.lineno
         if isinstance(target := node.targets[0], ast.Name) and re.fullmatch(r"[A-Z][A-Z0-9_]*", target.id)
-    ]
+    )
 
 
 def _lines(source: str) -> list[str]:

@@ -48,7 +48,7 @@ def adam(optimizer: str) -> Patch:
 
 HONEST = {
     "as shipped": edits(),
-    "deeper": constants(DEPTH=4),
+    "deeper": constants(DEPTH=4, ASPECT=16),
     "wider": constants(ASPECT=64),
     "one block": constants(DEPTH=1),
     "all windows long": constants(WINDOW_PATTERN="L"),

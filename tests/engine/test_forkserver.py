@@ -1,6 +1,7 @@
 """An engine and its fork server: one after another, if need be, and none left behind."""
 
 import errno
+import time
 from pathlib import Path
 
 import psutil
@@ -34,7 +35,9 @@ def test_a_candidate_that_kills_the_server_has_crashed_and_the_next_is_measured(
 
 def test_a_server_that_was_killed_between_measurements_is_nobodys_crash(engine, trial, tmp_path):
     engine = engine()
-    (server,) = survivors(tmp_path, servers=True)
+    while not (found := survivors(tmp_path, servers=True)):
+        time.sleep(0.01)  # its environment shows a moment after its start
+    (server,) = found
     server.kill()
     server.wait()
     assert engine.measure(trial()).outcome == "scored"

@@ -213,7 +213,8 @@ def test_processes_compilers_and_files_for_a_while_work_in_it(engine, trial):
 @needs["files"]
 def test_a_machine_without_namespaces_measures_and_compiles_too(engine, trial, places):
     confined = engine(sandbox=Sandbox(("landlock", "seccomp"), ()))
-    compiles = body("import subprocess\n" + WORK[WORK.index("open('a.c'") :])
+    known = "import subprocess\nimport torch._inductor.config\ntorch._inductor.config.cpp.vec_isa_ok = True\n"
+    compiles = body(known + WORK[WORK.index("open('a.c'") :])  # what the processor can, the test above finds out
     measured = confined.measure(trial(compiles))
     assert measured.outcome == "scored", (measured.reason, measured.traceback)
     for path in places.values():

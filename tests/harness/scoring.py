@@ -15,7 +15,8 @@ from autoresearch.forks import FIRST, MARKER
 from autoresearch.tasks import ScoreResult, ScoreTask
 from tests.harness import zoo
 
-ENVIRON = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+PASSED_ON = ("PATH", "PYTHONPATH")  # by which the package that is tested is found
+ENVIRON = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"OMP_NUM_THREADS": "1"}
 
 
 def score(

@@ -147,6 +147,7 @@ def test_every_keep_and_the_end(lab: Lab, webhook: Webhook) -> None:
     assert not any(SECRET.encode() in data for data in contents(lab.root).values() if isinstance(data, bytes))
 
 
+@pytest.mark.usefixtures("late")
 def test_a_stop_that_needs_a_person(ran: Lab, webhook: Webhook) -> None:
     """A spent recording; then five proposals without a patch. Both addresses are told."""
     spent = ran("run", *QUICK, "-n", 9, "-a", recording(ran.root / "empty.jsonl"), "--notify", webhook.url)
@@ -176,6 +177,7 @@ def test_a_key_that_is_refused_in_the_middle(lab: Lab, webhook: Webhook) -> None
     assert KEY not in stop.model_dump_json()
 
 
+@pytest.mark.usefixtures("late")
 def test_a_stop_before_there_is_a_run(lab: Lab, webhook: Webhook) -> None:
     done = lab("run", *QUICK, "--corpus", "programs", "--notify", webhook.url)
     assert done.code == 1 and "is not prepared" in done.err
@@ -184,6 +186,7 @@ def test_a_stop_before_there_is_a_run(lab: Lab, webhook: Webhook) -> None:
     assert "is not prepared" in stop.text
 
 
+@pytest.mark.usefixtures("late")
 def test_nobody_is_called_for_ctrl_c_and_the_address_is_not_printed(ran: Lab, webhook: Webhook) -> None:
     asked = ran.root / "asked"
     quiet = ran.at(ran.root, AUTORESEARCH_NOTIFY=f"{webhook.url}/1 {webhook.url}/2")
@@ -198,6 +201,7 @@ def test_nobody_is_called_for_ctrl_c_and_the_address_is_not_printed(ran: Lab, we
     assert webhook.notices == []
 
 
+@pytest.mark.usefixtures("late")
 def test_another_process_at_work_on_the_run_is_no_stop(ran: Lab, webhook: Webhook) -> None:
     asked = ran.root / "asked"
     process = ran.start("run", *QUICK, "-n", 6, "-a", f"command:sh -c 'touch {asked}; sleep 60'")
@@ -208,6 +212,7 @@ def test_another_process_at_work_on_the_run_is_no_stop(ran: Lab, webhook: Webhoo
     assert second.code == 2 and webhook.notices == []
 
 
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("typed", [("--agent", "anthropc"), ("--price", "cheap")])
 def test_nobody_is_called_for_what_was_mistyped(ran: Lab, webhook: Webhook, typed: tuple[str, str]) -> None:
     done = ran("run", *QUICK, "-n", 9, *typed, "--notify", webhook.url)
@@ -228,6 +233,7 @@ def test_a_webhook_that_is_not_there(baseline: Lab, tmp_path: Path, webhook: Web
     assert webhook.events == ["keep", "end"]
 
 
+@pytest.mark.usefixtures("late")
 @pytest.mark.parametrize(("statuses", "times"), [((500,), 2), ((429, 503, 200), 3), ((500,) * 9, 3), ((404,) * 9, 1)])
 def test_a_webhook_that_refuses(ran: Lab, webhook: Webhook, statuses: tuple[int, ...], times: int) -> None:
     webhook.statuses = list(statuses)

@@ -64,6 +64,7 @@ _MEANWHILE = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHE
 
 def preload(device: str) -> None:
     """Import it all. device: cpu, cuda or mps. ImportError if what every child needs cannot be imported."""
+    gc.disable()  # what is imported stays: looking through it again and again takes a fifth of the time
     before = dict(os.environ)
     os.environ.update(_MEANWHILE)
     for name in _ALL:
@@ -79,6 +80,7 @@ def preload(device: str) -> None:
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    gc.enable()
     gc.collect()
     gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
 
