@@ -59,18 +59,18 @@ def test_a_smoothed_curve_begins_when_its_window_is_full_and_has_no_gaps():
 class TestWhatIsKeptPaceWith:
     def test_the_margin_is_in_units_of_what_seeds_move_a_curve_by(self):
         found = pace.of(TIP, [BASELINE, TIP], 1e-9, TEXT, seed=1)
-        spread = math.sqrt(2 * 0.01**2 / (4 + 2))  # two degrees of freedom, and four of a prior that is nothing
         assert found is not None
-        assert found.margin == pytest.approx(pace.MARGIN * spread * math.sqrt(2))
+        assert found.margin == pytest.approx(pace.MARGIN * 0.01 * math.sqrt(2))
         assert found.tip == pytest.approx(pace.smoothed(curve()), nan_ok=True)
         assert (found.step, found.bits) == (64.0, pytest.approx(0.25 / math.log(2)))
 
     def test_the_programs_sigma_counts_in_bits_per_byte(self):
+        """It is the least that curves are taken to lie apart, and counts for nothing where they lie farther."""
         still = experiment(1, measured(0.0, 1), measured(0.0, 2, purpose="noise"))
-        found = pace.of(TIP, [still, TIP], 0.1, TEXT, seed=1)
-        assert found is not None
         nats = 0.1 * 4 * math.log(2)  # four bytes in a token
-        assert found.margin == pytest.approx(pace.MARGIN * nats * math.sqrt(4 / 5) * math.sqrt(2))
+        found, more = (pace.of(TIP, [first, TIP], 0.1, TEXT, seed=1) for first in (still, BASELINE))
+        assert found is not None and more is not None
+        assert found.margin == more.margin == pytest.approx(pace.MARGIN * nats * math.sqrt(2))
 
     def test_more_trainings_of_the_tip_make_it_narrower_and_are_averaged(self):
         again = experiment(4, measured(0.0, 7), measured(0.02, 8, purpose="check"))

@@ -20,9 +20,8 @@ PARTS = 20  # of the clock: in each, the losses are averaged
 WINDOW = 6  # parts: the last so many together are compared, since single batches differ more than models do
 FIRST = 10  # parts that are over before anything is judged by its lag, and ...
 SETTLED = 4  # ... by its loss alone, which may have a peak at the beginning
-MARGIN = 3.0  # standard deviations of a curve between seeds, by which it may lie behind
+MARGIN = 4.0  # standard deviations of a curve between seeds, by which it may lie behind
 SPARED = 20  # one of so many is let finish though it is condemned
-_PRIOR_WEIGHT = 4  # degrees of freedom that the program's sigma counts with, as in decide.py
 _SAME_STEP = 0.01  # relative difference of tokens in a step, up to which steps are the same
 _OF_LOSS = re.compile(r"loss|entropy|report|smooth|drop|label", re.IGNORECASE)
 
@@ -65,7 +64,8 @@ def of(tip: Experiment, history: Iterable[Experiment], sigma: float, train: Toke
 def spread(prior: float, groups: Iterable[Sequence[Curve]]) -> float | None:
     """The standard deviation of smoothed curves between seeds, all judged parts together, nats per token.
 
-    groups: of curves that differ by their seeds alone. Shrunk towards the prior. None without a repeat.
+    groups: of curves that differ by their seeds alone. No less than the prior, which is of values in the end: on the way
+    there curves lie farther apart, in a short training by far. None without a repeat.
     """
     total, freedom = 0.0, 0
     for curves in groups:
@@ -74,7 +74,7 @@ def spread(prior: float, groups: Iterable[Sequence[Curve]]) -> float | None:
         if parts:
             total += (len(curves) - 1) * fmean(parts)
             freedom += len(curves) - 1
-    return math.sqrt((_PRIOR_WEIGHT * prior**2 + total) / (_PRIOR_WEIGHT + freedom)) if freedom else None
+    return max(prior, math.sqrt(total / freedom)) if freedom else None
 
 
 def behind(pace: Pace, points: Sequence[Point], tokens: int | None) -> str | None:
