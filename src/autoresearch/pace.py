@@ -64,8 +64,8 @@ def of(tip: Experiment, history: Iterable[Experiment], sigma: float, train: Toke
 def spread(prior: float, groups: Iterable[Sequence[Curve]]) -> float | None:
     """The standard deviation of smoothed curves between seeds, all judged parts together, nats per token.
 
-    groups: of curves that differ by their seeds alone. No less than the prior, which is of values in the end: on the way
-    there curves lie farther apart, in a short training by far. None without a repeat.
+    groups: of curves that differ by their seeds alone. No less than the prior, which is of values in the end: before
+    that, curves lie farther apart, and in a short training by far. None without a repeat.
     """
     total, freedom = 0.0, 0
     for curves in groups:
