@@ -243,7 +243,9 @@ FILES = {
         "crashed",
         "weights are not where",
     ),
-    "weights of another model": Patch((before_save("model.more = nn.Linear(3, 3)"),), "crashed", "no such weights as are in the file"),
+    "weights of another model": Patch(
+        (before_save("model.more = nn.Linear(3, 3)"),), "crashed", "no such weights as are in the file"
+    ),
 }
 
 COMPUTE = {
