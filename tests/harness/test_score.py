@@ -129,8 +129,11 @@ def charged(audit):
 
 
 def test_a_claim_that_hides_behind_noise_pays_for_it(texts, tmp_path):
-    """A bump of 0.02 nat in every loss, and noise in which an audit cannot see it."""
-    each = NOISY.replace("torch.rand(())", "torch.rand(args[1].shape)")
+    """A bump of 0.02 nat in every loss, and noise in which an audit cannot see it; there is a limit to that."""
+    loud = NOISY.replace("torch.rand(())", "torch.rand(args[1].shape)")
+    each = loud.replace("0.9", "0.24").replace("0.45", "0.12")
+    refused = score(zoo.BIGRAM + loud, tmp_path / "c", texts, audit=128)
+    assert (refused.outcome, refused.value) == ("quarantined", None)
     honest = score(zoo.BIGRAM + "class Model(Bigram): pass\n", tmp_path / "a", texts)
     found = score(zoo.BIGRAM + each, tmp_path / "b", texts, audit=128)
     assert found.claim < honest.value
@@ -147,8 +150,8 @@ def test_a_claim_that_hides_behind_noise_pays_for_it(texts, tmp_path):
         sample = sampling.draw(incumbent, claim, 32, 128, random)
         drawn = sample.rows * 32 + sample.places
         gains.append((true - claim).mean() - charged(_audit((true - claim)[drawn], sample.weights)))
-    # Of a gain: mean -0.052, deviation 0.026, above 0 in 2.4 %. More than a tenth of 400 would be luck of 1 in 10^10.
-    assert np.mean(gains) < -0.025
+    # Of a gain: mean -0.014, deviation 0.007, above 0 in 2.5 %. More than a tenth of 400 would be luck of 1 in 10^10.
+    assert np.mean(gains) < -0.007
     assert np.mean(np.array(gains) > 0) < 0.1
 
 

@@ -30,6 +30,7 @@ from autoresearch.tasks import Outcome, ScoreResult, ScoreTask
 OUTLIER = 0.5  # nats: more than any honest difference at one position, 500 sd of bf16 eager against compiled
 MEAN = 0.001  # nats, and ...
 ERRORS = 4.0  # ... standard errors: a mean difference beyond both is no accident
+SCATTER = 0.1  # nats: a deviation between positions that no rounding has; behind it a false claim could hide by chance
 CORRECTION = 2.0  # standard errors that are added to the mean difference by which a claim is corrected
 CLOSER = 4  # times as many positions are audited where a score may be kept
 DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
@@ -219,7 +220,7 @@ def _disbelief(audit: Audit, outliers: Floats) -> str | None:
         return LEAK if one_way else UNSTABLE
     if abs(audit.mean) > MEAN and abs(audit.mean) > ERRORS * audit.error:
         return LEAK if audit.mean > 0 else UNSTABLE
-    return None
+    return UNSTABLE if audit.error * math.sqrt(audit.positions) > SCATTER else None
 
 
 def _drifts(gains: Floats, served: Floats, context: int) -> bool:

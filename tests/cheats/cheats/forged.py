@@ -1,7 +1,7 @@
 """Losses, results and orders that are forged."""
 
 from tests.cheats.cheats.edits import AHEAD, ONEHOT, in_forward, leak, top
-from tests.cheats.patches import LEAK, Patch
+from tests.cheats.patches import LEAK, UNSTABLE, Patch
 
 _CLAIM = (
     "plain = F.cross_entropy\n\n\ndef claimed(logits, targets, **options):\n"
@@ -115,7 +115,8 @@ FORGES = {
                 "F.cross_entropy = claimed"
             ),
         ),
-        gain=0.045,  # all of the bump: one audit in 40 finds none of it. tests/harness/test_score.py draws many
+        "quarantined",
+        f"{UNSTABLE}|{LEAK}",
     ),
     "NaN": Patch(in_forward("logits = logits * float('nan')"), "crashed", "finite"),
     "infinite at one token": Patch(in_forward("logits[..., 7] = float('inf')"), "crashed", "finite"),
