@@ -54,7 +54,7 @@ class Sandbox:
 
     mechanisms: tuple[str, ...]  # of the kernel; none: no sandbox
     protections: tuple[Protection, ...]
-    why: str = ""  # there is none
+    why: str = ""  # there are none, where that is not what was asked for
 
     @property
     def missing(self) -> tuple[str, ...]:

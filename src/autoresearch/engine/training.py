@@ -56,7 +56,6 @@ class Training:
         self._folder = home / "train"
         self.compiled = home / "compiled"  # by compilers, once it is over
         self.condemned: str | None = None  # why it was beyond hope
-        self._on_end: Callable[[], None] | None = None
         self._forget()
 
     def run(self, on_end: Callable[[], None] | None = None) -> TrainResult:
@@ -65,7 +64,6 @@ class Training:
         on_end: called when the clock has ended, and the weights are being saved.
         """
         self._forget()
-        self._on_end = on_end
         site, trial, settings = self._site, self._site.trial, self._site.trial.settings
         self._folder.mkdir()
         # Nothing can be learned ahead of the clock: the text is handed over when that starts, as an open file.
@@ -86,7 +84,7 @@ class Training:
         try:
             own = own_folders(self._folder)
             with data, theirs, site.child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
-                return self._watched(child, data)
+                return self._watched(child, data, on_end)
         finally:  # out of the way of the open process, which has seen held-out text
             caches.set_aside(site.compiled("train"), self.compiled)
 
@@ -110,7 +108,7 @@ class Training:
         self.condemned = None
         self._began = time.monotonic()
 
-    def _watched(self, child: Child, data: socket.socket) -> TrainResult:
+    def _watched(self, child: Child, data: socket.socket, on_end: Callable[[], None] | None) -> TrainResult:
         """The result, the moment it is written. Crash if there is none. data: where the text is awaited."""
         site, settings, tail = self._site, self._site.trial.settings, self.tail
         clock, given = None, False
@@ -128,9 +126,9 @@ class Training:
             whole.look(looked, tail.phase in ("train", "save") and result is None)
             if news:
                 site.show(tail.phase)
-            if tail.phase == "save" and self._on_end and result is None:
-                self._on_end()
-                self._on_end = None
+            if on_end and tail.phase == "save" and result is None:
+                on_end()
+                on_end = None
             if result:
                 self._check_clock(result, training.seconds, whole.seconds)
                 return result
