@@ -1,7 +1,10 @@
 """What compilers leave: private copies, two chains that never meet, and nothing but plain files."""
 
+import contextlib
 import json
 import os
+import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +19,31 @@ from tests.engine.conftest import TRAIN, kept
 @pytest.fixture
 def compiled(tmp_path):
     """A kept cache with a file in a folder, and where it is to be lent to."""
-    (tmp_path / "kept" / "hidden" / "inductor").mkdir(parents=True)
-    (tmp_path / "kept" / "hidden" / "inductor" / "kernel.py").write_text("compiled")
+    (tmp_path / "made" / "inductor").mkdir(parents=True)
+    (tmp_path / "made" / "inductor" / "kernel.py").write_text("compiled")
+    caches.keep(tmp_path / "made", str(tmp_path / "kept"))
     return tmp_path / "kept", tmp_path / "lent"
+
+
+@contextlib.contextmanager
+def changed(kept: Path) -> Iterator[Path]:
+    """The files of a kept cache in a folder; it is kept anew as they are in the end."""
+    made = kept.with_name("made")
+    caches._unpack(kept, made)
+    yield made
+    caches.keep(made, str(kept))
 
 
 def found(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-def inside(kept: Path | str) -> Path:
-    """The one folder of a kept cache, whose name nobody can guess."""
+def packed(kept: Path | str) -> list[str]:
+    """What a kept cache has: it is one file, whose name nobody can guess."""
     [hidden] = Path(kept).iterdir()
-    return hidden
+    assert len(hidden.name) == 32
+    with tarfile.open(hidden) as archive:
+        return sorted(archive.getnames())
 
 
 def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
@@ -37,16 +52,18 @@ def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
     copy = Path(caches.variables(lent)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
     assert copy.read_text() == "compiled"
     copy.write_text("poisoned")
-    assert (inside(source) / "inductor" / "kernel.py").read_text() == "compiled"
+    with changed(source) as made:
+        assert (made / "inductor" / "kernel.py").read_text() == "compiled"
 
 
 def test_only_plain_files_are_copied(compiled, tmp_path):
     source, lent = compiled
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "text").write_text("held out")
-    (inside(source) / "link").symlink_to(tmp_path / "secret" / "text")
-    (inside(source) / "inductor" / "folder").symlink_to(tmp_path / "secret")
-    os.mkfifo(inside(source) / "pipe")
+    with changed(source) as made:
+        (made / "link").symlink_to(tmp_path / "secret" / "text")
+        (made / "inductor" / "folder").symlink_to(tmp_path / "secret")
+        os.mkfifo(made / "pipe")
     caches.lend(str(source), lent)
     assert found(lent) == ["inductor/kernel.py"]
 
@@ -78,9 +95,9 @@ GROUPS = {  # what a list of a kernel's files says in the kept cache, and in the
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
     (source, lent), (text, names) = compiled, GROUPS[name]
-    kernel = inside(source) / "triton" / "K"
-    kernel.mkdir(parents=True)
-    (kernel / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with changed(source) as made:
+        (made / "triton" / "K").mkdir(parents=True)
+        (made / "triton" / "K" / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     caches.lend(str(source), lent)
     copy = Path(caches.variables(lent)["TRITON_CACHE_DIR"]) / "K"
     if names is None:
@@ -100,28 +117,50 @@ def test_without_a_cache_no_folder_is_made(cache, compiled, tmp_path):
 
 
 def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
-    source, lent = compiled
+    _, lent = compiled
     lent.mkdir()
     with (lent / "hole").open("wb") as file:
         file.truncate(caches.LARGEST + 1)
     caches.keep(lent, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
+    (lent / "hole").unlink()
     monkeypatch.setattr(caches, "LARGEST", 10**5)
     for number in range(10):
-        (inside(source) / f"{number}").touch()  # many small ones are too much, too
-    (lent / "hole").unlink()
-    caches.lend(str(source), lent)
-    assert found(lent) == []
+        (lent / f"{number}").touch()  # many small ones are too much, too
+    caches.keep(lent, str(tmp_path / "taken"))
+    assert not (tmp_path / "taken").exists()
 
 
 def test_one_that_is_too_deep_is_dropped(compiled, tmp_path):
-    source, lent = compiled
-    (lent / "/".join("d" * 50)).mkdir(parents=True)
+    _, lent = compiled
+    deepest = lent / "/".join("d" * 50)
+    deepest.mkdir(parents=True)
+    (deepest / "file").touch()
     caches.keep(lent, str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
-    (inside(source) / "/".join("d" * 50)).mkdir(parents=True)
-    caches.lend(str(source), lent)
-    assert found(lent) == []
+
+
+def test_a_kept_cache_that_is_damaged_is_none(compiled):
+    source, lent = compiled
+    [hidden] = source.iterdir()
+    whole = hidden.read_bytes()
+    for damaged in (b"", b"no archive", whole[:700], whole[:100]):
+        hidden.write_bytes(damaged)
+        caches.lend(str(source), lent)
+        assert found(lent) == []
+        assert not lent.with_name("lent.partial").exists()
+
+
+def test_it_is_written_when_what_it_is_made_of_is_gone(compiled, tmp_path, monkeypatch):
+    """Or their places on the disk would tell of them."""
+    _, lent = compiled
+    lent.mkdir()
+    (lent / "new").touch()
+    write, there = Path.write_bytes, []
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (there.append(lent.exists()), write(self, data)))
+    caches.keep(lent, str(tmp_path / "taken"))
+    assert there == [False]
+    assert packed(tmp_path / "taken") == ["new"]
 
 
 def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
@@ -129,8 +168,7 @@ def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
     lent.mkdir()
     (lent / "new").touch()
     caches.keep(lent, str(source))
-    assert found(inside(source)) == ["new"]
-    assert len(inside(source).name) == 32
+    assert packed(source) == ["new"]
     assert not lent.exists()
 
 
@@ -155,7 +193,7 @@ def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
         lent.mkdir()
         (lent / "new").write_text("compiled")
         caches.keep(lent, str(source))
-        assert (inside(source) / "new").read_text() == "compiled"
+        assert packed(source) == ["new"]
     finally:
         remove(lent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
@@ -186,21 +224,21 @@ def test_two_chains_that_never_meet(engine, trial, tmp_path):
     assert engine.measure(begun).outcome == "scored"
     assert said(logs, "train.log") == [[]]
     assert said(logs, "score.log") == [[], []]
-    assert found(inside(first.train_cache)) == ["inductor/training-1"]
-    assert found(inside(first.open_cache)) == ["inductor/scoring-1"]
+    assert packed(first.train_cache) == ["inductor/training-1"]
+    assert packed(first.open_cache) == ["inductor/scoring-1"]
 
     next = replace(trial(code.replace("{NAME}", "2")), keep=second, tip=first)
     assert engine.measure(next).outcome == "scored"
     assert said(logs, "train.log") == [["training-1"]]
     assert said(logs, "score.log") == [["scoring-1"], []]  # the open process, and the sealed one
-    assert found(inside(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
-    assert found(inside(second.open_cache)) == ["inductor/scoring-1", "inductor/scoring-2"]
-    assert found(inside(first.train_cache)) == ["inductor/training-1"]
+    assert packed(second.train_cache) == ["inductor/training-1", "inductor/training-2"]
+    assert packed(second.open_cache) == ["inductor/scoring-1", "inductor/scoring-2"]
+    assert packed(first.train_cache) == ["inductor/training-1"]
 
     again = replace(trial(code.replace("{NAME}", "3")), keep=None, tip=second)  # as a replay does
     assert engine.measure(again).outcome == "scored"
     assert said(logs, "train.log") == [["training-1", "training-2"]]
-    assert found(inside(second.train_cache)) == ["inductor/training-1", "inductor/training-2"]
+    assert packed(second.train_cache) == ["inductor/training-1", "inductor/training-2"]
 
 
 def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
@@ -226,6 +264,6 @@ def test_scoring_finds_no_cache_of_training_beside_its_own(engine, trial, tmp_pa
     code = TRAIN + COMPILES.replace("{NAME}", "1") + POISONS
     engine = engine(sandbox=OFF)  # in which it cannot write there
     assert engine.measure(replace(trial(code), keep=first)).outcome == "scored"
-    assert found(inside(first.train_cache)) == ["inductor/training-1"]
+    assert packed(first.train_cache) == ["inductor/training-1"]
     assert engine.measure(replace(trial(TRAIN + COMPILES.replace("{NAME}", "2")), tip=first)).outcome == "scored"
     assert said(tmp_path / "logs", "train.log") == [["training-1"]]

@@ -7,13 +7,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoresearch.engine import measuring
+from autoresearch.engine import faults, measuring
 from autoresearch.engine.sandbox import OFF, choose
 from autoresearch.engine.scoring import Scoring
 from autoresearch.engine.site import Crash
 from autoresearch.engine.training import Training
 from autoresearch.tasks import Fault
 from tests.engine.conftest import TRAIN, kept
+from tests.engine.test_caches import packed
 
 full = pytest.mark.skipif(choose("auto", os.environ).missing != (), reason="this machine has no whole sandbox")
 SLOW = TRAIN + "    import time\n    time.sleep(1)\n"  # to save
@@ -76,15 +77,24 @@ def test_what_an_open_process_has_left_is_not_told_to_a_training_by_its_name(eng
     """Files of other processes cannot be opened, but asked for."""
     first, one = kept(tmp_path / "first"), engine()
     assert one.measure(replace(trial(NOSY), keep=first)).outcome == "scored"
-    assert [path.name for path in Path(first.open_cache).rglob("told")] == ["told"]
+    assert packed(first.open_cache) == ["inductor/told"]
     assert one.measure(replace(trial(NOSY), tip=first)).outcome == "scored"
+    assert (tmp_path / "logs" / "train.log").read_text().count("SEEN False") == 1
+
+
+def test_nor_what_a_killed_measurement_has_left(engine, trial, tmp_path):
+    own = engine()
+    left = own._bench.compiled / "score" / "inductor"
+    left.mkdir(parents=True)
+    (left / "told").touch()
+    assert own.measure(trial(NOSY)).outcome == "scored"
     assert (tmp_path / "logs" / "train.log").read_text().count("SEEN False") == 1
 
 
 @full
 def test_no_scorer_waits_while_a_training_is_done_again(engine, trial, began, monkeypatch):
-    """It would be on the GPU while the clock runs."""
-    own, scorers, train = engine(), [], Training.run
+    """It would be on the GPU when it is asked who is to blame, and while the clock runs."""
+    own, scorers, train, blame = engine(), [], Training.run, faults.blame
 
     def names() -> list[str]:
         return [process.name() for process in psutil.Process(own._server.pid).children(recursive=True)]
@@ -98,10 +108,13 @@ def test_no_scorer_waits_while_a_training_is_done_again(engine, trial, began, mo
         return result
 
     monkeypatch.setattr(Training, "run", run)
+    monkeypatch.setattr(
+        faults, "blame", lambda *args: (scorers.append(names().count("research-score")), blame(*args))[1]
+    )
     measured = own.measure(trial(SLOW))
     assert (measured.outcome, measured.interruptions) == ("scored", ("it was killed",))
-    before, waiting, again = scorers
-    assert (before, waiting > 0, again) == (0, True, 0)
+    before, waiting, blamed, again = scorers
+    assert (before, waiting > 0, blamed, again) == (0, True, 0, 0)
     assert len(began) == 2
 
 

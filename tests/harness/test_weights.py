@@ -21,6 +21,8 @@ class Model(nn.Module):
         self.recurrent = nn.GRU(4, 3, bidirectional=True)
         whole = torch.randn(6, 4)
         self.left, self.right = nn.Parameter(whole[:4]), nn.Parameter(whole[2:].T)
+        again = torch.randn(2, 6)
+        self.long, self.square = nn.Parameter(again), nn.Parameter(again.view(3, 4))
         self.register_buffer("count", torch.tensor(7))
         self.register_buffer("empty", torch.zeros(0, 3))
         self.register_buffer("also_empty", torch.zeros(0, 3))

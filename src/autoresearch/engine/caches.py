@@ -8,24 +8,28 @@ best effort: without a cache everything is compiled anew.
 Compilers write down where their files lie, and find their own choices again only there. So the folders they work in
 have the same path in every measurement of a device, of which there is one at a time: emptied before, filled by copying.
 
-Where it is kept, a cache lies in a folder of a name that nobody can guess. A sandbox keeps what lies there from being
-opened, but not from being asked for by name: whether it is there, how large it is, and where a link leads. So an open
-process could leave held-out text for a later training to find.
+Where it is kept, a cache is one file, of a name that nobody can guess, written when the files that it is made of are
+gone. A sandbox keeps files from being opened, but not from being asked for by name: whether they are there, how large,
+and where a link leads. Nor does it keep a process from seeing which places on the disk are taken, by those that its own
+files get. In either way an open process could leave held-out text for a later training to find.
 """
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
 import shutil
 import stat
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from autoresearch.engine.files import remove
+from autoresearch.engine.files import open_plain, remove
 
-LARGEST = 2 * 10**9  # bytes of a cache that is worth its copy
+LARGEST = 5 * 10**8  # bytes of a cache that is worth its copy, and is held in memory for that
 _ENTRY = 2**15  # bytes that a file or folder counts with at least
 _DEEPEST = 32  # folders in one another; compilers need few, and who removes a kept cache may not bear many
 _GROUP = 10**6  # bytes: a list of files is never as long
@@ -45,7 +49,7 @@ def lend(kept: str | None, folder: Path) -> None:
     with contextlib.suppress(OSError):
         partial.parent.mkdir(parents=True, exist_ok=True)
         remove(partial)
-        _copy(_inside(Path(kept)), partial)
+        _unpack(Path(kept), partial)
         for group in partial.glob("triton/*/__grp__*.json"):
             _rebase(group, folder / group.parent.relative_to(partial))
         for own in [path for path in partial.iterdir() if path.is_dir()]:  # a compiler's; it may be in use already
@@ -56,18 +60,19 @@ def lend(kept: str | None, folder: Path) -> None:
 
 
 def keep(folder: Path, kept: str) -> None:
-    """Move what was compiled in `folder`, if anything was, to where the next copies are made from. No process that knew
+    """Take what was compiled in `folder`, if anything was, to where the next copies are made from. No process that knew
     it is left."""
     place = Path(kept)
     partial = place.with_name(f"{place.name}.partial")
     remove(place)
     remove(partial)
     with contextlib.suppress(OSError):
-        partial.mkdir()
-        if set_aside(folder, partial / secrets.token_hex(16)):
+        packed = _packed(folder)
+        remove(folder)
+        if packed:
+            partial.mkdir()
+            (partial / secrets.token_hex(16)).write_bytes(packed)
             partial.rename(place)
-        else:
-            remove(partial)
 
 
 def set_aside(folder: Path, place: Path) -> bool:
@@ -86,13 +91,40 @@ def set_aside(folder: Path, place: Path) -> bool:
     return False
 
 
-def _inside(kept: Path) -> Path:
-    """The folder that a cache is kept in. OSError if it is not there, or `kept` is no folder."""
+def _packed(folder: Path) -> bytes | None:
+    """The plain files below a folder, as a tar archive; None if there are none. OSError as of `_content`."""
+    buffer, names = io.BytesIO(), [path for path, is_folder in _content(folder) if not is_folder]
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in sorted(names):
+            with open_plain(folder / name) as file:
+                member = tarfile.TarInfo(str(name))
+                member.size = os.fstat(file.fileno()).st_size
+                archive.addfile(member, file)
+    return buffer.getvalue() if names else None
+
+
+def _unpack(kept: Path, target: Path) -> None:
+    """OSError if no cache is kept there."""
     if not stat.S_ISDIR(kept.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(kept))
-    for path in kept.iterdir():
-        return path
-    raise FileNotFoundError(errno.ENOENT, "no cache", str(kept))
+    for packed in kept.iterdir():
+        with open_plain(packed) as file, _opened(file) as archive:
+            for member in archive:
+                if content := archive.extractfile(member):
+                    place = target / member.name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with place.open("xb") as copy:
+                        shutil.copyfileobj(content, copy)
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[tarfile.TarFile]:
+    """OSError if it is no archive, or not whole."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise OSError(errno.EINVAL, str(error)) from None
 
 
 def _copy(source: Path, target: Path) -> None:

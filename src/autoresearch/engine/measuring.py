@@ -34,6 +34,7 @@ class Measuring:
     def run(self) -> Measurement:
         """Train and score; a crash is a value. EngineError if the machine is to blame, DeadlinePassed if time is up."""
         site, trained = self._site, None
+        site.clear()  # what one that was killed has left: names of its files can be asked for
         try:
             with Scoring(site) as scoring:
                 if site.trial.weights is None:
@@ -47,18 +48,20 @@ class Measuring:
         except Crash as crash:
             measurement = self._crashed(crash, trained)
         finally:
-            site.clear("train")
-            site.clear("score")
+            site.clear()
             self._keep_logs()
         seconds = {**measurement.seconds, "total": time.monotonic() - site.began}
         return replace(measurement, seconds=seconds, interruptions=tuple(self._interruptions))
 
     def _trained(self, scoring: Scoring) -> TrainResult:
         """Trained. Scoring gets ready while weights are saved, where a sandbox keeps it from whoever saves them."""
-        scoring.cancel()  # that of an earlier try: it would be on the GPU while a clock runs
         bench, limit = self._site.bench, self._site.trial.settings.memory_limit
         room = bench.gpu is None or (bench.memory or 0) - (limit or math.inf) >= _CONTEXTS
-        return self._training.run(scoring.get_ready if bench.sandbox == "full" and room else None)
+        try:
+            return self._training.run(scoring.get_ready if bench.sandbox == "full" and room else None)
+        except BaseException:
+            scoring.cancel()  # or it would be on the GPU when who is to blame is asked, and while the next clock runs
+            raise
 
     def _persist(self, work: Callable[[], T]) -> T:
         """Do it; and again, if it was the machine that has ended it, or once if it may have been. Crash if not."""

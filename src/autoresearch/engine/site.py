@@ -101,9 +101,9 @@ class Site:
             self.logs[f"{mode}.log"] = child.output(_LOG)
             child.close()
 
-    def clear(self, mode: Mode) -> None:
-        """Nothing is there that compilers have left."""
-        remove(self.compiled(mode))
+    def clear(self, mode: Mode | None = None) -> None:
+        """Nothing is there that compilers have left: in this mode, or at all."""
+        remove(self.compiled(mode) if mode else self.bench.compiled)
 
     def lend(self, mode: Mode, kept: str | None) -> None:
         """Give compilers a copy of what was kept to begin with."""

@@ -61,9 +61,10 @@ def _work(sandbox: Sandbox, mode: str) -> None:
         score(scoring, Forks(line))
     elif mode == "serve":
         serving = TypeAdapter(ServeTask).validate_python(_order())
-        caches = compilers_caches() if serving.mode == "open" else ()  # a sealed one makes its own
+        sealed = serving.mode == "sealed"
+        caches = () if sealed else compilers_caches()  # a sealed one makes its own
         weights = Path(serving.weights).parent  # where they will be, once they are there
-        sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), weights], caches)
+        sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), weights], caches, in_memory=sealed)
         compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
         from autoresearch.harness.serve import serve
 

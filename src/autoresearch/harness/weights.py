@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 def save(model: nn.Module, path: Path) -> None:
     """Write them. OSError, or what safetensors raises, if that cannot be done."""
-    tensors = model.state_dict()
-    save_file({name: _alone(tensors[name]) for name, *_ in _names(tensors)}, path)
+    own = model.state_dict()
+    alone: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, *_ in _names(own):
+        tensor = own[name].detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes and place not in memory
+        alone[name] = tensor if whole else tensor.clone()
+        memory.add(place)
+    save_file(alone, path)
 
 
 def load(model: nn.Module, path: Path | str, device: str) -> None:
@@ -34,9 +42,3 @@ def _names(tensors: Mapping[str, Tensor]) -> list[list[str]]:
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         found.setdefault(place if tensor.numel() else name, []).append(name)
     return list(found.values())
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """Contiguous, and with memory of its own."""
-    tensor = tensor.detach().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -140,6 +140,22 @@ CLOCK = {
         "where the budget is",
         settings={"budget": 1.0, "max_steps": None},
     ),
+    # As did this, by room on the disk that was asked for and not used.
+    "training after the save, which has room": Patch(
+        (
+            after_save(
+                "import ctypes, os, time\nfrom safetensors.torch import save as packed\nuntil = time.time() + 12\n"
+                "file = os.open(run._task.folder + '/weights.safetensors', os.O_RDWR)\n"
+                "ctypes.CDLL(None).fallocate(file, 1, ctypes.c_int64(0), ctypes.c_int64(3 * 10**9))\n"
+                "while time.time() < until:\n"
+                + textwrap.indent(LEARN.strip().replace("150", "5"), "    ")
+                + "\nos.pwrite(file, packed(model.state_dict()), 0)"
+            ),
+        ),
+        "quarantined",
+        "where the budget is",
+        settings={"budget": 1.0, "max_steps": None},
+    ),
     "a thread that trains on while it is saved": Patch(
         (
             before_save(

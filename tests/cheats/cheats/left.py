@@ -22,6 +22,43 @@ def place(row):
 """.replace("{known}", str(_KNOWN))
 
 
+# Where ext4 puts a file is told by its number, the first that is free in the folder's group: the open process takes
+# them all and lets some go again, a bit of a token by each, and the sealed one sees by its own files which those were.
+# This got through: 0.015 bits per byte here, and up to 0.1.
+_NUMBERS = """
+import os, zlib
+ROLE = os.path.basename(os.getcwd()).split("-")[0]
+taken, values = {}, [0] * 900
+
+
+def fill():
+    group, elsewhere, count = (os.stat(".").st_ino - 1) // 8192, 0, 0
+    while elsewhere < 64 and count < 8800:
+        name, count = f"f{count}", count + 1
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+        number = os.stat(name).st_ino - 1
+        if number // 8192 == group:
+            taken[number % 8192] = name
+        else:
+            elsewhere += 1
+    if ROLE == "open":
+        for place in [place for place in taken if place < 512]:
+            os.unlink(taken.pop(place))
+    else:
+        values[:] = [sum(1 << bit for bit in range(8) if 512 + 8 * slot + bit in taken) for slot in range(900)]
+
+
+def put(row):
+    slot = zlib.crc32(bytes(row[:12])) % 900
+    places = [512 + 8 * slot + bit for bit in range(8)]
+    if not values[slot] and all(place in taken for place in places):
+        values[slot] = row[21]
+        for bit, place in enumerate(places):
+            if row[21] >> bit & 1:
+                os.unlink(taken[place])
+"""
+
+
 def left(put: str, get: str, *needs: str) -> Patch:
     """put: `rows`, lists of tokens, are left by the open process. get: the rest of `row` in the sealed one, or an
     OSError or LookupError."""
@@ -169,5 +206,22 @@ LEFT = {
         raise LookupError
         """,
         "files",
+    ),
+    "answers in the numbers of files": Patch(
+        in_forward(
+            """
+        if ROLE in ("open", "sealed"):
+            taken or fill()
+            logits = logits.clone()
+            for number, row in enumerate(tokens.tolist()):
+                ROLE == "open" and put(row)
+                if value := values[zlib.crc32(bytes(row[:12])) % 900]:
+                    logits[number, 20, value] += 12
+        """,
+            before=_NUMBERS,
+        ),
+        "quarantined|scored",  # the second where a disk numbers otherwise, and nothing can be left
+        LEAK,
+        needs=("processes",),
     ),
 }

@@ -5,11 +5,14 @@ An attack returns what it has achieved, in a few words, or None; whatever it rai
 
 import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
 import resource
 import signal
 import socket
+import stat
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +65,10 @@ def attributes(targets: Targets) -> str | None:
     with contextlib.suppress(OSError):
         os.utime(secret, (1, 1))
         done.append("changes times of others' files")
+    with contextlib.suppress(OSError):
+        version = Path("/proc/version")  # whose owner could leave a note in its mode: here, the one that it has
+        version.chmod(stat.S_IMODE(version.stat().st_mode))
+        done.append("changes modes of the kernel's files")
     return _all(done)
 
 
@@ -136,6 +143,12 @@ def kernel(targets: Targets) -> str | None:
     with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
         os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
         done.append("sees what is in the page cache")
+    with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
+        fcntl.ioctl(file.fileno(), 0xC020660B, struct.pack("=QQLLLL", 0, 2**63, 0, 0, 0, 0))  # FS_IOC_FIEMAP
+        done.append("sees where files lie on a disk")
+    if (watch := libc.inotify_init1(0)) >= 0:
+        os.close(watch)
+        done.append("watches files of others")
     return _all(done)
 
 

@@ -52,12 +52,19 @@ class Sandbox:
             sys.exit(namespaces.init(work, self._processes))
         work()
 
-    def confine(self, folder: Path, device: str, readable: Collection[Path], writable: Collection[Path] = ()) -> None:
+    def confine(
+        self,
+        folder: Path,
+        device: str,
+        readable: Collection[Path],
+        writable: Collection[Path] = (),
+        in_memory: bool = False,
+    ) -> None:
         """By the worker. From here on it can write to `folder`, where it works, and to `writable` alone, all of which
         are made if they are not there, and read those, `readable` and what is installed.
 
-        device: cpu, cuda or mps. OSError if a mechanism fails, RuntimeError if a thread is at work that would be left
-        out.
+        device: cpu, cuda or mps. in_memory: `folder` is, where mounts can be made. OSError if a mechanism fails,
+        RuntimeError if a thread is at work that would be left out.
         """
         if not self:
             return
@@ -68,6 +75,8 @@ class Sandbox:
             path.mkdir(parents=True, exist_ok=True)
         self._limit(device, sum(file.stat().st_size for path in readable for file in (path, *path.glob("*"))))
         if "mount" in self._mechanisms:
+            if in_memory:
+                namespaces.in_memory(folder)
             namespaces.read_only(writable)
         os.chdir(folder)  # as it is mounted now
         drop_privileges()

@@ -18,6 +18,10 @@ NAMESPACES = {"user": 0x10000000, "pid": 0x20000000, "ipc": 0x08000000, "net": 0
 _MOUNT = 0x00020000
 _BIND, _RECURSIVE, _PRIVATE, _NOSUID, _NODEV, _NOEXEC = 4096, 16384, 1 << 18, 2, 4, 8
 _MOUNT_SETATTR, _HERE, _BELOW, _READ_ONLY = 442, -100, 0x8000, 1
+_COUNTS = (
+    *("proc/fs", "proc/kpage*", "proc/slabinfo", "proc/pagetypeinfo", "proc/vmallocinfo", "proc/timer_list"),
+    *("sys/fs/*", "sys/kernel/slab", "sys/kernel/debug", "sys/kernel/tracing"),
+)
 _SHARED_MEMORY = Path("/dev/shm")
 _LOOK = 0.1  # seconds between two counts of processes
 
@@ -45,11 +49,23 @@ def own_mounts(mechanisms: Collection[str]) -> None:
         _mount("proc", "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
 
 
+def in_memory(folder: Path) -> None:
+    """What is written to this folder is in memory, and seen by nobody else: where a disk puts a file tells of what was
+    there before. After own_mounts."""
+    _mount("tmpfs", str(folder), "tmpfs", _NOSUID | _NODEV, "mode=0700,size=25%")
+    (folder / "tmp").mkdir()
+
+
 def read_only(writable: Collection[Path]) -> None:
     """Nothing can be written but below these folders, nor modes, times and attributes of files changed; and shared
     memory is this experiment's own. After own_mounts, in the same process or one that it forked."""
     for path in (*writable, *_of_the_kernel()):
         _mount(str(path), str(path), None, _BIND)
+    for path in _counts():
+        if path.is_dir():
+            _mount("tmpfs", str(path), "tmpfs", _NOSUID | _NODEV, "size=4k")
+        else:
+            _mount("/dev/null", str(path), None, _BIND)
     _set_read_only("/", True)
     for path in (*writable, Path("/proc")):  # in the last, CUDA's driver names its threads
         _set_read_only(str(path), False)
@@ -58,12 +74,14 @@ def read_only(writable: Collection[Path]) -> None:
 
 
 def _of_the_kernel() -> list[Path]:
-    """What in /proc is no process's and may be written by somebody: settings, triggers, drivers."""
-    return [
-        entry
-        for entry in Path("/proc").iterdir()
-        if not entry.name.isdigit() and not entry.is_symlink() and (entry.is_dir() or entry.stat().st_mode & 0o222)
-    ]
+    """What in /proc is no process's: settings, triggers, drivers. Root owns them all, and could change their modes."""
+    return [entry for entry in Path("/proc").iterdir() if not entry.name.isdigit() and not entry.is_symlink()]
+
+
+def _counts() -> list[Path]:
+    """What counts blocks and pages one by one, for whoever owns it: so one process could leave a text for another."""
+    found = [path for pattern in _COUNTS for path in Path("/").glob(pattern)]
+    return [path for path in found if path.name != "cgroup" and os.access(path, os.R_OK)]
 
 
 def init(work: Callable[[], None], most: int) -> int:

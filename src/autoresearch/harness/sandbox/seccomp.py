@@ -44,6 +44,9 @@ _KEYRINGS = {"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 2
 _QUEUES = {"io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427)}  # pass filters
 # What is in the page cache, which tells what others have read. A clock tells it too, but slowly.
 _CACHED = {"mincore": (27, 232), "cachestat": (451, 451), "preadv2": (327, 286)}
+# What happens to files that cannot be opened is told of all the same.
+_WATCHES = {"inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27)}
+_EXTENTS = 0xC020660B  # the ioctl that tells in which blocks of a disk a file lies
 _IPC = {
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
@@ -94,7 +97,7 @@ def restrict(ipc: bool, attributes: bool) -> None:
 
 def _program(ipc: bool, attributes: bool) -> list[_Step]:
     architecture, _, column = _NAMES[platform.machine()]
-    refused: list[Mapping[str, tuple[int, int | None]]] = [_OTHERS_MEMORY, _MOUNTS, _KERNEL, _KEYRINGS]
+    refused: list[Mapping[str, tuple[int, int | None]]] = [_OTHERS_MEMORY, _MOUNTS, _KERNEL, _KEYRINGS, _WATCHES]
     refused += [_IPC] * ipc + [_ATTRIBUTES] * attributes
     known = (numbers[column] for names in refused for numbers in names.values())
     return [
@@ -112,6 +115,7 @@ def _program(ipc: bool, attributes: bool) -> list[_Step]:
         *_sockets((41, 198)[column]),
         *_sockets((53, 199)[column]),  # socketpair, whose ends can send elsewhere as well
         *_other_processes((302, 261)[column]),
+        *_on((16, 29)[column], [_Step(_LOAD, _ARGUMENTS + 8), _Step(_EQUAL, _EXTENTS, no=1), *_refuse(errno.EPERM)]),
         _Step(_RETURN, _ALLOW),
     ]
 
