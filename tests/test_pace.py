@@ -131,6 +131,12 @@ class TestDiverged:
         peak = [Point(n + 1, n, (n + 1) / 100, 9.0 if 0 < n < 14 else 5.0 - n / 100) for n in range(40)]
         assert all(pace.diverged(peak[:n], 256) is None for n in range(41))
 
+    def test_a_first_step_that_overshoots_is_none(self):
+        """On a slow machine it is all that a fifth of the clock holds; before, it stopped the training."""
+        seen = [Point(1, 0, 0.05, 5.545), Point(2, 1, 0.22, 5.9)]
+        assert pace.diverged([*seen, Point(3, 2, 0.25, 5.8)], 256) is None
+        assert pace.diverged([*seen, Point(3, 2, 0.25, 6.5), Point(4, 3, 0.3, 6.5)], 256) is not None
+
     def test_a_report_that_begins_at_nothing_is_none(self):
         """An average that starts at zero rises for long, and says nothing until it has come up."""
         average = [Point(n + 1, n, (n + 1) / 100, 3.0 * (1 - 0.95**n)) for n in range(100)]

@@ -20,6 +20,7 @@ PARTS = 20  # of the clock: in each, the losses are averaged
 WINDOW = 6  # parts: the last so many together are compared, since single batches differ more than models do
 FIRST = 10  # parts that are over before anything is judged by its lag, and ...
 SETTLED = 4  # ... by its loss alone, which may have a peak at the beginning
+WORSE = 1.1  # times the loss at first, and by chance, beyond which a training has diverged: a first step may overshoot
 MARGIN = 4.0  # standard deviations of a curve between seeds, by which it may lie behind
 SPARED = 20  # one of so many is let finish though it is condemned
 _SAME_STEP = 0.01  # relative difference of tokens in a step, up to which steps are the same
@@ -100,7 +101,7 @@ def diverged(points: Sequence[Point], vocab_size: int) -> str | None:
     """Why a training is beyond hope whatever it is compared with: it predicts worse than at first, and than chance."""
     part = _over(points)
     last = means(points)[part - 1] if SETTLED <= part < PARTS else None
-    if last is None or last <= max(points[0].loss, math.log(vocab_size)):
+    if last is None or last <= WORSE * max(points[0].loss, math.log(vocab_size)):
         return None
     return f"diverged: the loss was {points[0].loss:.3f} at first and {last:.3f} at {part / PARTS:.0%} of the clock"
 
