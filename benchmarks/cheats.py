@@ -6,7 +6,6 @@ of them, so that several processes share the work. Exit code 1 if any does not c
 """
 
 import argparse
-import os
 import re
 import sys
 import tempfile
@@ -16,7 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from autoresearch.engine.sandbox import examine
 from autoresearch.records import Measurement
 from tests.cheats.cheats import CHEATS
 from tests.cheats.honest import HONEST
@@ -65,9 +63,7 @@ def main() -> int:
     began, wrong = time.monotonic(), 0
     cheats, earnest = (part_of(chosen(patches, options.words), options.part) for patches in (CHEATS, HONEST))
     with tempfile.TemporaryDirectory() as folder, make_world(Path(folder)) as world:
-        confined = examine(os.environ)
-        engine = make_engine(Path(folder) / "scratch", confined, options.device)
-        corpus = make_corpus(Path(folder))
+        engine, corpus = make_engine(Path(folder) / "scratch", options.device), make_corpus(Path(folder))
         honest = measure(Patch(()), engine, corpus, Path(folder) / "logs").value
         assert honest is not None
         print("| kind | patch | claimed, against the file as shipped | outcome | why, or value against the same |")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import variants
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -37,7 +38,6 @@ from autoresearch.settings import Settings
 from tests.cheats.honest import HONEST
 
 TINY = Path(__file__).parents[1] / "programs" / "tiny.md"
-CORE = Path(program.__file__).with_name("train_core.py").read_text()
 BASELINE = "baseline"
 SEEDS, DRAWN = 16, 100  # of the baseline; files with knobs set anew
 ROWS = {"BATCH_ROWS", "MICRO_ROWS", "CONTEXT", "VOCAB_SIZE"}
@@ -48,7 +48,7 @@ DRAWS, RESAMPLED = 10, 1000
 
 def files(settings: Settings) -> dict[str, str]:
     """Every file of a program by its name, always the same."""
-    first = knobs.assign(CORE, settings.constants)
+    first = knobs.assign(variants.source("shipped"), settings.constants)
     found = {BASELINE: first}
     space = {k.name: Axis(k.value, k.domain) for k in knobs.read(first).values() if k.domain}
     names = sorted(space.keys() - KEPT_AS_THEY_ARE)

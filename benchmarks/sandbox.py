@@ -16,9 +16,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import variants
 from made_up import token_file
 
-from autoresearch import arguments, knobs, program
+from autoresearch import arguments, program, trial
 from autoresearch.corpus import store
 from autoresearch.engine import sandbox
 from autoresearch.engine.local import LocalEngine
@@ -55,13 +56,13 @@ def bigram(home: Path) -> Trial:
     return Trial(SOURCE, 0, VOCAB, CONTEXT, CorpusView("made up", train, validation), settings)
 
 
-def first(path: Path, corpus: str | None, budget: float) -> Trial:
+def first(path: Path, corpus: str | None, budget: float, home: Path) -> Trial:
     """The first file of a program."""
-    settings = program.load(path).settings.model_copy(update={"budget": budget})
-    source = knobs.assign(Path(program.__file__).with_name("train_core.py").read_text(), settings.constants)
-    vocab_size, context = (int(knobs.values(source)[name]) for name in ("VOCAB_SIZE", "CONTEXT"))
-    view = store.open(corpus or settings.corpus, cache_folder(os.environ)).view(vocab_size)
-    return Trial(source, 0, vocab_size, context, view, settings)
+    chosen = program.load(path)
+    prepared = store.open(corpus or chosen.settings.corpus, cache_folder(os.environ))
+    source = trial.with_constants(variants.source("shipped"), chosen)
+    shorter = replace(chosen, settings=chosen.settings.model_copy(update={"budget": budget}))
+    return trial.build(shorter, source, 0, prepared.view, home / "logs")
 
 
 def figures(measured: Measurement) -> dict[str, float]:
@@ -84,17 +85,16 @@ def main() -> int:
     probed = time.monotonic() - began
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        trial = first(options.program, options.corpus, options.budget) if options.program else bigram(home)
+        job = first(options.program, options.corpus, options.budget, home) if options.program else bigram(home)
         engines = {
-            kind: LocalEngine(home / kind, os.environ, kind, trial.settings.device, sandbox=found)
+            kind: LocalEngine(home / kind, os.environ, kind, job.settings.device, sandbox=found)
             for kind, found in (("off", sandbox.OFF), ("on", confined))
         }
         kept = {kind: Kept(*(str(home / f"{kind}-{n}") for n in range(4))) for kind in engines}
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in engines}
         for pair in range(options.pairs + 1):
             for kind, engine in engines.items():
-                job = replace(trial, tip=kept[kind]) if pair else replace(trial, keep=kept[kind])
-                measured = engine.measure(job)
+                measured = engine.measure(replace(job, tip=kept[kind]) if pair else replace(job, keep=kept[kind]))
                 if measured.outcome != "scored":
                     print(f"{kind}: {measured.outcome} in {measured.phase}: {measured.reason}\n{measured.traceback}")
                     return 1

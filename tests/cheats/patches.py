@@ -11,7 +11,6 @@ import pytest
 from autoresearch import knobs
 from autoresearch.engine import site
 from autoresearch.engine.local import LocalEngine
-from autoresearch.engine.sandbox import Sandbox
 from autoresearch.records import CorpusView, Kept, Measurement, Trial
 from autoresearch.settings import Device, Settings
 from tests.harness import zoo
@@ -75,11 +74,11 @@ def measure(
         return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
 
 
-def make_engine(scratch: Path, sandbox: Sandbox | None = None, device: Device = "cpu") -> LocalEngine:
+def make_engine(scratch: Path, device: Device = "cpu") -> LocalEngine:
     """An engine whose caller has keys."""
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     environ |= {"ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
-    engine = LocalEngine(scratch, environ, "cheats", device, sandbox=sandbox)
+    engine = LocalEngine(scratch, environ, "cheats", device)
     if device == "cuda":  # as if it had little memory: batches are of as many rows as on the CPU
         engine._bench = replace(engine._bench, memory=LITTLE)
     return engine

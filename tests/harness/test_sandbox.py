@@ -120,16 +120,10 @@ def test_a_program_that_is_started_inside_names_its_threads_as_drivers_do(here, 
     code = (
         "import os, subprocess, sys\n"
         "from pathlib import Path\n"
-        "from autoresearch.harness.sandbox.confine import Sandbox\n"
-        "from autoresearch.harness.supervise import supervise\n"
-        f"sandbox = Sandbox({here!r}, Path({str(tmp_path)!r}))\n"
-        "def work():\n"
-        f"    sandbox.confine(Path({str(tmp_path / 'own')!r}), 'cpu', [])\n"
-        f"    subprocess.run([sys.executable, '-c', {started!r}], check=True)\n"
-        "parent = os.getpid()\n"
-        "pid = os.fork()\n"
-        "if pid == 0: os._exit(supervise(parent, work, sandbox))\n"
-        "os.waitpid(pid, 0)\n"
+        "from autoresearch.harness.sandbox import confine, probe\n"
+        f"own = Path({str(tmp_path / 'own')!r})\n"
+        f"work = lambda write: os.write(write, subprocess.check_output([sys.executable, '-c', {started!r}]))\n"
+        f"print(probe._confined(confine.Sandbox({here!r}, own.parent), own, work).decode())\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["named", *2 * ["Read-only file system"]], done.stderr
+    assert done.stdout.split("\n")[:-2] == ["named", *2 * ["Read-only file system"]], done.stderr

@@ -16,7 +16,7 @@ from autoresearch.errors import EngineError
 Mode = Literal["auto", "strict", "off"]
 
 _PATIENCE = 60.0  # seconds
-_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")  # to start this very Python
+_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")  # this very Python, and GPU
 _KERNEL = "Run a Linux kernel with Landlock (5.19 or newer, with landlock in its list of security modules)"
 _SPACES = (
     "Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0), "
