@@ -41,10 +41,12 @@ class ScoreTask:
     audit: int
     incumbent: str | None
     limit: float  # seconds the whole scoring may take, from then on
-    result: int  # file descriptor: takes the ScoreResult, one line of JSON
+    result: int  # file descriptor: takes an empty line when all is ready, and then the ScoreResult, a line of JSON
     losses: int  # file descriptor: takes the losses (.npz)
     go: int  # file descriptor: gives a byte when the weights are there
+    compiled: int  # file descriptor: has by then what was compiled when all was ready (.tar), or nothing
     memory: int | None = None  # bytes the GPU has
+    room: int | None = None  # of these, that may be taken until the weights are there; None: all
     bar: float | None = None  # bits per byte under which the score may be kept, and is audited more closely
     rows: int | None = None  # rows per batch; None: as many as suit the device
 
@@ -90,3 +92,4 @@ class ScoreResult:
     audit: Audit | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
     killed: bool = False  # a signal has ended one of its processes, which may have come from outside
+    traceback: str | None = None  # bounded; of a crash before the candidate knew any text

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch import compilers
 from autoresearch.engine import caches
-from autoresearch.engine.files import remove
 from autoresearch.engine.sandbox import OFF
 from tests.engine.conftest import TRAIN, kept
 
@@ -21,17 +21,17 @@ def compiled(tmp_path):
     """A kept cache with a file in a folder, and where it is to be lent to."""
     (tmp_path / "made" / "inductor").mkdir(parents=True)
     (tmp_path / "made" / "inductor" / "kernel.py").write_text("compiled")
-    caches.keep(tmp_path / "made", str(tmp_path / "kept"))
+    caches.keep(caches.packed(tmp_path / "made"), str(tmp_path / "kept"))
     return tmp_path / "kept", tmp_path / "lent"
 
 
 @contextlib.contextmanager
 def changed(kept: Path) -> Iterator[Path]:
     """The files of a kept cache in a folder; it is kept anew as they are in the end."""
-    made = kept.with_name("made")
-    caches._unpack(kept, made)
+    made = kept.with_name("changed")
+    caches.lend(str(kept), made)
     yield made
-    caches.keep(made, str(kept))
+    caches.keep(caches.packed(made), str(kept))
 
 
 def found(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def packed(kept: Path | str) -> list[str]:
 def test_a_copy_is_where_the_compilers_look_and_of_its_own(compiled):
     source, lent = compiled
     caches.lend(str(source), lent)
-    copy = Path(caches.variables(lent)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
+    copy = Path(compilers.variables(lent)["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.py"
     assert copy.read_text() == "compiled"
     copy.write_text("poisoned")
     with changed(source) as made:
@@ -74,7 +74,7 @@ def test_a_link_in_place_of_a_cache_is_none(compiled, tmp_path):
     caches.lend(str(tmp_path / "link"), lent)
     assert not lent.exists()
     lent.symlink_to(source)
-    caches.keep(lent, str(tmp_path / "taken"))
+    caches.keep(caches.packed(lent), str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
 
 
@@ -99,7 +99,7 @@ def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
         (made / "triton" / "K").mkdir(parents=True)
         (made / "triton" / "K" / "__grp__k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     caches.lend(str(source), lent)
-    copy = Path(caches.variables(lent)["TRITON_CACHE_DIR"]) / "K"
+    copy = Path(compilers.variables(lent)["TRITON_CACHE_DIR"]) / "K"
     if names is None:
         assert list(copy.iterdir()) == []
     else:
@@ -111,7 +111,7 @@ def test_a_kernels_files_are_looked_for_in_the_copy(name, compiled):
 def test_without_a_cache_no_folder_is_made(cache, compiled, tmp_path):
     _, lent = compiled
     caches.lend(cache and str(tmp_path / cache), lent)
-    caches.keep(lent, str(tmp_path / "taken"))
+    caches.keep(caches.packed(lent), str(tmp_path / "taken"))
     assert not lent.exists()
     assert not (tmp_path / "taken").exists()
 
@@ -121,13 +121,13 @@ def test_one_that_is_too_large_is_dropped(compiled, tmp_path, monkeypatch):
     lent.mkdir()
     with (lent / "hole").open("wb") as file:
         file.truncate(caches.LARGEST + 1)
-    caches.keep(lent, str(tmp_path / "taken"))
+    caches.keep(caches.packed(lent), str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
     (lent / "hole").unlink()
     monkeypatch.setattr(caches, "LARGEST", 10**5)
     for number in range(10):
         (lent / f"{number}").touch()  # many small ones are too much, too
-    caches.keep(lent, str(tmp_path / "taken"))
+    caches.keep(caches.packed(lent), str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
 
 
@@ -136,7 +136,7 @@ def test_one_that_is_too_deep_is_dropped(compiled, tmp_path):
     deepest = lent / "/".join("d" * 50)
     deepest.mkdir(parents=True)
     (deepest / "file").touch()
-    caches.keep(lent, str(tmp_path / "taken"))
+    caches.keep(caches.packed(lent), str(tmp_path / "taken"))
     assert not (tmp_path / "taken").exists()
 
 
@@ -147,56 +147,15 @@ def test_a_kept_cache_that_is_damaged_is_none(compiled):
     for damaged in (b"", b"no archive", whole[:700], whole[:100]):
         hidden.write_bytes(damaged)
         caches.lend(str(source), lent)
-        assert found(lent) == []
-        assert not lent.with_name("lent.partial").exists()
-
-
-def test_it_is_written_when_what_it_is_made_of_is_gone(compiled, tmp_path, monkeypatch):
-    """Or their places on the disk would tell of them."""
-    _, lent = compiled
-    lent.mkdir()
-    (lent / "new").touch()
-    write, there = Path.write_bytes, []
-    monkeypatch.setattr(Path, "write_bytes", lambda self, data: (there.append(lent.exists()), write(self, data)))
-    caches.keep(lent, str(tmp_path / "taken"))
-    assert there == [False]
-    assert packed(tmp_path / "taken") == ["new"]
+        assert not lent.exists()
 
 
 def test_what_is_kept_takes_the_place_of_what_was(compiled, tmp_path):
     source, lent = compiled
     lent.mkdir()
     (lent / "new").touch()
-    caches.keep(lent, str(source))
+    caches.keep(caches.packed(lent), str(source))
     assert packed(source) == ["new"]
-    assert not lent.exists()
-
-
-def test_a_process_that_has_the_folders_already_finds_the_copy_there(compiled):
-    """As one that waits does, in a sandbox: these very folders are what it can write to."""
-    source, lent = compiled
-    (lent / "inductor").mkdir(parents=True)
-    folder = os.open(lent / "inductor", os.O_RDONLY)
-    try:
-        caches.lend(str(source), lent)
-        assert os.listdir(folder) == ["kernel.py"]  # noqa: PTH208
-    finally:
-        os.close(folder)
-    assert sorted(path.name for path in lent.parent.iterdir()) == ["kept", "lent"]
-
-
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is one disk only")
-def test_kept_on_another_disk(compiled, tmp_path, tmp_path_factory):
-    source, _ = compiled
-    lent = Path("/dev/shm") / tmp_path.name
-    try:
-        lent.mkdir()
-        (lent / "new").write_text("compiled")
-        caches.keep(lent, str(source))
-        assert packed(source) == ["new"]
-    finally:
-        remove(lent)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 
 # Writes into its cache wherever it runs, and says what it had found there.
@@ -223,14 +182,14 @@ def test_two_chains_that_never_meet(engine, trial, tmp_path):
     begun = replace(trial(code.replace("{NAME}", "1")), keep=first)
     assert engine.measure(begun).outcome == "scored"
     assert said(logs, "train.log") == [[]]
-    assert said(logs, "score.log") == [[], []]
+    assert said(logs, "score.log") == [[], ["scoring-1"]]  # the open process, and the sealed one
     assert packed(first.train_cache) == ["inductor/training-1"]
     assert packed(first.open_cache) == ["inductor/scoring-1"]
 
     next = replace(trial(code.replace("{NAME}", "2")), keep=second, tip=first)
     assert engine.measure(next).outcome == "scored"
     assert said(logs, "train.log") == [["training-1"]]
-    assert said(logs, "score.log") == [["scoring-1"], []]  # the open process, and the sealed one
+    assert said(logs, "score.log") == [["scoring-1"], ["scoring-1", "scoring-2"]]
     assert packed(second.train_cache) == ["inductor/training-1", "inductor/training-2"]
     assert packed(second.open_cache) == ["inductor/scoring-1", "inductor/scoring-2"]
     assert packed(first.train_cache) == ["inductor/training-1"]
@@ -239,6 +198,22 @@ def test_two_chains_that_never_meet(engine, trial, tmp_path):
     assert engine.measure(again).outcome == "scored"
     assert said(logs, "train.log") == [["training-1", "training-2"]]
     assert packed(second.train_cache) == ["inductor/training-1", "inductor/training-2"]
+
+
+LATE = """
+        import os
+        if torch.is_inference_mode_enabled() and os.path.exists('../weights/weights.safetensors'):
+            open(os.environ['TORCHINDUCTOR_CACHE_DIR'] + '/late', 'w').close()
+        return self.table[tokens]
+"""
+
+
+def test_what_an_open_process_compiles_when_it_knows_text_goes_with_it(engine, trial, tmp_path):
+    first = kept(tmp_path / "first")
+    code = TRAIN.replace("\n        return self.table[tokens]\n", LATE) + COMPILES.replace("{NAME}", "1")
+    assert engine().measure(replace(trial(code), keep=first)).outcome == "scored"
+    assert said(tmp_path / "logs", "score.log") == [[], ["scoring-1"]]
+    assert packed(first.open_cache) == ["inductor/scoring-1"]
 
 
 def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):

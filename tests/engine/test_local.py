@@ -335,9 +335,9 @@ def test_weights_that_change_while_they_are_scored_are_not_believed(engine, tria
         "class Model(Bigram): pass",
         "class Model(Bigram):\n"
         "    def forward(self, tokens):\n"
-        "        if torch.is_inference_mode_enabled():\n"
-        "            import os\n"
-        "            weights = '../weights/weights.safetensors'\n"
+        "        import os\n"
+        "        weights = '../weights/weights.safetensors'\n"
+        "        if torch.is_inference_mode_enabled() and os.path.exists(weights):\n"
         "            os.chmod(weights, 0o600)\n"
         "            with open(weights, 'r+b') as file: file.seek(-4, 2), file.write(bytes(4))\n"
         "            os.utime(weights, ns=(0, 0))\n"
@@ -425,7 +425,7 @@ def test_weights_that_are_gone_are_no_score(engine, trial, tmp_path):
 EVAL_ONLY = {
     "raises": (
         "raise RuntimeError('not here')",
-        "RuntimeError in a trial of scoring, on training text",
+        "the model failed on rows of tokens, in eval mode and without gradients: RuntimeError: not here",
         True,
     ),
     "has another shape": ("x = x[:, 1:]", "the logits have the wrong shape", False),
@@ -435,22 +435,25 @@ EVAL_ONLY = {
 
 
 @pytest.mark.parametrize("name", EVAL_ONLY)
-def test_what_fails_in_scoring_fails_on_training_text_first(name, engine, trial):
-    """There it may be shown where, which held-out text would forbid."""
+@pytest.mark.parametrize("confined", [True, False])
+def test_what_fails_in_scoring_fails_on_made_up_rows_first(name, confined, engine, trial):
+    """There it may be shown where, which held-out text would forbid; and in a sandbox before anything is trained."""
     code, reason, shown = EVAL_ONLY[name]
     model = f"class Model(Bigram):\n    def forward(self, x):\n        if not self.training: {code}\n"
     model += "        return self.table[x]\n"
-    measurement = engine().measure(trial(TRAIN.replace("class Model(Bigram): pass", model)))
-    assert (measurement.outcome, measurement.phase) == ("crashed", "save")
-    assert measurement.reason.startswith(reason)
+    one = engine(sandbox=None if confined else OFF)
+    measurement = one.measure(trial("print('a word')\n" + TRAIN.replace("class Model(Bigram): pass", model)))
+    assert (measurement.outcome, measurement.phase) == ("crashed", "score")
+    assert measurement.reason.startswith(reason) and "a word" not in measurement.reason
     assert bool(measurement.traceback and code in measurement.traceback) == shown
+    assert (measurement.steps is None) is (confined and not one.sandbox.missing)
 
 
 def test_nothing_that_scoring_prints_or_raises_reaches_the_measurement(engine, trial, tmp_path):
     """It is kept in a log for a person, and an agent is told of measurements alone."""
     model = (
         "class Model(Bigram):\n    def forward(self, x):\n"
-        "        if not self.training and len(x) > 8:\n"
+        "        if not self.training and x[0].tolist() != list(range(32)):\n"  # those that are made up
         "            print('HELD', x[0].tolist(), flush=True)\n"
         "            raise RuntimeError(f'HELD {x[0].tolist()}')\n"
         "        return self.table[x]\n"

@@ -67,7 +67,9 @@ def test_scoring_reads_nothing_but_weights(place, corpus, engine, trial):
     attacks = {
         "text to train on": f"open({corpus.train.path!r}, 'rb').read(1)",
         "held-out text": f"open({corpus.validation.path!r}, 'rb').read(1)",
-        "weights, to write to": "import os\nos.utime('../weights/weights.safetensors')",
+        "weights, to write to": (
+            "import os\nif os.path.exists('../weights/weights.safetensors'): os.utime('../weights/weights.safetensors')"
+        ),
     }
     source = forward(attacks[place])
     unconfined = engine(sandbox=OFF).measure(trial(source))
@@ -75,6 +77,7 @@ def test_scoring_reads_nothing_but_weights(place, corpus, engine, trial):
     found = engine().measure(trial(source))
     assert (found.outcome, found.phase) == ("crashed", "score")
     assert "the model failed" in found.reason
+    assert ("PermissionError" in found.reason) is (place != "weights, to write to")  # of which it has none at first
 
 
 LEAVE = """

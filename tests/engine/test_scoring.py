@@ -1,4 +1,4 @@
-"""When the processes of scoring begin: while weights are saved, where a sandbox parts them from whoever saves them."""
+"""When the processes of scoring begin: beside the warm-up, where a sandbox parts them from training."""
 
 import os
 from dataclasses import replace
@@ -14,21 +14,17 @@ from autoresearch.engine.site import Crash
 from autoresearch.engine.training import Training
 from autoresearch.tasks import Fault
 from tests.engine.conftest import TRAIN, kept
-from tests.engine.test_caches import packed
 
 full = pytest.mark.skipif(choose("auto", os.environ).missing != (), reason="this machine has no whole sandbox")
-SLOW = TRAIN + "    import time\n    time.sleep(1)\n"  # to save
 NOSY = (
     TRAIN.replace("def main(run):", "import glob, os\n\n\ndef main(run):").replace(
         "    run.save(model)",
-        "    import time\n"
-        "    time.sleep(1)  # in which scoring gets ready\n"
         "    place = os.environ['TORCHINDUCTOR_CACHE_DIR'].replace('/train/', '/score/')\n"
         "    print('SEEN', os.path.exists(place + '/told'), flush=True)\n"
         "    run.save(model)",
     )
     + "import os\n"
-    "if os.path.basename(os.getcwd()).startswith('open-'):\n"
+    "if os.path.exists('../weights/weights.safetensors'):\n"
     "    os.makedirs(os.environ['TORCHINDUCTOR_CACHE_DIR'], exist_ok=True)\n"
     "    open(os.environ['TORCHINDUCTOR_CACHE_DIR'] + '/told', 'w').close()\n"
 )
@@ -36,48 +32,79 @@ NOSY = (
 
 @pytest.fixture
 def began(monkeypatch) -> list[bool]:
-    """Whether the training was still there, each time that processes of scoring began."""
+    """Whether the training was still to come to its end, each time that processes of scoring began."""
     seen: list[bool] = []
-    begin = Scoring.get_ready
+    begin = Scoring._begin
 
-    def get_ready(self: Scoring) -> None:
-        seen.append("train.log" not in self._site.logs)
-        begin(self)
+    def _begin(self: Scoring):
+        seen.append(bool(self._site._homes))
+        return begin(self)
 
-    monkeypatch.setattr(Scoring, "get_ready", get_ready)
+    monkeypatch.setattr(Scoring, "_begin", _begin)
     return seen
 
 
 @full
-def test_scoring_gets_ready_while_weights_are_saved(engine, trial, began):
-    assert engine().measure(trial(SLOW)).outcome == "scored"
+def test_scoring_gets_ready_beside_the_warm_up(engine, trial, began):
+    """The clock, whose phases are what the watch is told, starts when it is."""
+    own, names = engine(), []
+
+    def watch(progress):
+        if progress.phase == "train" and progress.point:
+            names.extend(process.name() for process in psutil.Process(own._server.pid).children(recursive=True))
+
+    slow = TRAIN.replace("run.report(loss)", "time.sleep(0.05), run.report(loss)")
+    assert own.measure(trial(slow), watch).outcome == "scored"
     assert began == [True]
+    assert {"research-train", "research-score", "research-serve"} <= set(names)
 
 
-def test_and_not_where_whoever_saves_them_could_meddle(engine, trial, began):
-    assert engine(sandbox=OFF).measure(trial(SLOW)).outcome == "scored"
+def test_and_not_where_training_could_meddle(engine, trial, began):
+    assert engine(sandbox=OFF).measure(trial()).outcome == "scored"
     assert began == [False]
 
 
-@pytest.mark.parametrize(("memory", "limit", "ready"), [(24e9, 21e9, True), (24e9, 23e9, False), (24e9, None, False)])
-def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, ready, engine, trial, monkeypatch):
+@full
+@pytest.mark.parametrize("confined", [True, False])
+def test_what_it_waits_for_is_no_training(confined, engine, trial):
+    """A rehearsal that takes its time is no time of training, nor is it taken from the budget."""
+    slow = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(5)\n"
+    found = engine(sandbox=None if confined else OFF).measure(trial("import os\n" + slow, budget=1.0, max_steps=None))
+    assert (found.outcome, found.reason) == ("scored", None)
+    assert found.seconds["train"] == pytest.approx(1.0, abs=0.5)
+
+
+@pytest.mark.parametrize("confined", [pytest.param(True, marks=full), False])
+def test_a_rehearsal_without_end_is_a_start_up_that_is_too_long(confined, engine, trial):
+    endless = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(600)\n"
+    own = engine(sandbox=None if confined else OFF, score_limit=3.0)
+    found = own.measure(trial("import os\n" + endless, startup_limit=3.0))
+    assert found.outcome == "crashed"
+    assert found.reason in ("start-up took longer than 3 s", "scoring took longer than 3 s")
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "room", "beside"),
+    [(24e9, 21e9, 3e9, True), (24e9, 23e9, 1e9, False), (24e9, None, None, False), (24e9, 25e9, 0, False)],
+)
+def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, room, beside, engine, trial, monkeypatch):
     asked: list[object] = []
-    monkeypatch.setattr(Training, "run", lambda self, on_end: asked.append(on_end))
+    monkeypatch.setattr(Training, "run", lambda self, others_ready: asked.append(others_ready))
     own = engine()
     bench = replace(own._bench, gpu="GPU-1", memory=int(memory), sandbox="full")
     job = trial(memory_limit=limit and int(limit))
     site = measuring.Site(bench, lambda: own._server, job, lambda _: None)
     home = Path(job.logs)
-    measuring.Measuring(site, home)._trained(Scoring(site))
-    assert [on_end is not None for on_end in asked] == [ready]
+    one = measuring.Measuring(site, home)
+    one._trained(Scoring(site, one._room()))
+    assert [others_ready is not None for others_ready in asked] == [beside]
+    assert one._room() == room
 
 
-@full
-def test_what_an_open_process_has_left_is_not_told_to_a_training_by_its_name(engine, trial, tmp_path):
+def test_what_an_open_process_leaves_is_not_told_to_a_training_by_its_name(engine, trial, tmp_path):
     """Files of other processes cannot be opened, but asked for."""
     first, one = kept(tmp_path / "first"), engine()
     assert one.measure(replace(trial(NOSY), keep=first)).outcome == "scored"
-    assert packed(first.open_cache) == ["inductor/told"]
     assert one.measure(replace(trial(NOSY), tip=first)).outcome == "scored"
     assert (tmp_path / "logs" / "train.log").read_text().count("SEEN False") == 1
 
@@ -93,36 +120,46 @@ def test_nor_what_a_killed_measurement_has_left(engine, trial, tmp_path):
 
 @full
 def test_no_scorer_waits_while_a_training_is_done_again(engine, trial, began, monkeypatch):
-    """It would be on the GPU when it is asked who is to blame, and while the clock runs."""
+    """It would be on the GPU when it is asked who is to blame."""
     own, scorers, train, blame = engine(), [], Training.run, faults.blame
 
-    def names() -> list[str]:
-        return [process.name() for process in psutil.Process(own._server.pid).children(recursive=True)]
+    def scoring() -> bool:
+        below = psutil.Process(own._server.pid).children(recursive=True)
+        return "research-score" in [process.name() for process in below]
 
-    def run(self, on_end):
-        scorers.append(names().count("research-score"))
-        result = train(self, on_end)
+    def run(self, others_ready):
+        scorers.append(scoring())
+        result = train(self, others_ready)
         if len(scorers) == 1:
-            scorers.append(names().count("research-score"))
+            scorers.append(scoring())
             raise Crash(Fault("save", "it was killed"), killed=True)
         return result
 
     monkeypatch.setattr(Training, "run", run)
-    monkeypatch.setattr(
-        faults, "blame", lambda *args: (scorers.append(names().count("research-score")), blame(*args))[1]
-    )
-    measured = own.measure(trial(SLOW))
+    monkeypatch.setattr(faults, "blame", lambda *args: (scorers.append(scoring()), blame(*args))[1])
+    measured = own.measure(trial())
     assert (measured.outcome, measured.interruptions) == ("scored", ("it was killed",))
-    before, waiting, blamed, again = scorers
-    assert (before, waiting > 0, blamed, again) == (0, True, 0, 0)
-    assert len(began) == 2
+    assert scorers == [False, True, False, False]
+    assert began == [True, True]
 
 
 @full
-def test_a_training_that_fails_while_scoring_is_ready_ends_that_too(engine, trial, began):
+def test_a_training_that_fails_ends_the_scorer_too(engine, trial, began):
     own = engine()
-    failing = SLOW + "    raise ValueError('late')\n"
-    measured = own.measure(trial(failing))
+    measured = own.measure(trial(TRAIN + "    raise ValueError('late')\n"))
     assert (measured.outcome, measured.phase) == ("crashed", "save")
     assert began == [True]
     assert psutil.Process(own._server.pid).children(recursive=True) == []
+
+
+@full
+def test_files_without_end_of_a_rehearsal_are_a_crash(engine, trial, monkeypatch):
+    monkeypatch.setattr("autoresearch.engine.site._DISK", 10**8)
+    code = (
+        "import os\n"
+        "if os.path.basename(os.getcwd()).startswith('open-'):\n"
+        "    open('f', 'wb').write(bytes(2 * 10**8))\n"
+    )
+    found = engine().measure(trial(TRAIN.replace("run.report(loss)", "time.sleep(0.2), run.report(loss)") + code))
+    assert found.outcome == "crashed"
+    assert "files it has written take more than" in found.reason

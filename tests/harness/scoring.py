@@ -49,6 +49,7 @@ def score(
             result=FIRST,
             losses=FIRST + 1,
             go=FIRST + 2,
+            compiled=FIRST + 3,
             bar=bar,
             rows=rows,
         )
@@ -61,15 +62,16 @@ def run(task: ScoreTask, folder: Path, result: int, losses: int) -> None:
     with (folder / "score.log").open("w") as log:
         server = fork_server()
         told, tell = os.pipe()
-        number = server.forks.start("score", asdict(task), env, folder, log.fileno(), result, losses, told)
+        fds = (result, losses, told, os.open(os.devnull, os.O_RDONLY))
+        number = server.forks.start("score", asdict(task), env, folder, log.fileno(), *fds)
         try:
             os.write(tell, b"g")
             while server.forks.exit_code(number) is None:
                 server.forks.wait(10)
         finally:
             server.end(number)
-            os.close(told)
-            os.close(tell)
+            for fd in (told, tell, fds[-1]):
+                os.close(fd)
 
 
 @cache

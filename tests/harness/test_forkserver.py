@@ -15,8 +15,7 @@ import psutil
 import pytest
 import torch
 
-from autoresearch import forks
-from autoresearch.engine import caches
+from autoresearch import compilers, forks
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.errors import EngineError
@@ -148,7 +147,7 @@ def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(named, tmp_
     server = ForkServer("cuda", tmp_path / "scratch", os.environ | {VISIBLE: last})
     try:
         for name in ("one", "two"):
-            env = {**os.environ, VISIBLE: last, **caches.variables(tmp_path / name)}
+            env = {**os.environ, VISIBLE: last, **compilers.variables(tmp_path / name)}
             task = Task(server, tmp_path / name, code, **env)
             assert task.end() == 5, (task.folder / "fault.json").read_text()
             assert task.file("log").endswith("3000.0")
@@ -337,8 +336,9 @@ STALLING = """
 import os
 class Model(Bigram):
     def forward(self, tokens):
-        open('../open-pid', 'w').write(str(os.getpid()))
-        while not os.path.exists('../go'): time.sleep(0.01)
+        if tokens[0].tolist() != list(range(tokens.size(1))):  # the rows that are made up
+            open('../open-pid', 'w').write(str(os.getpid()))
+            while not os.path.exists('../go'): time.sleep(0.01)
         return self.table[tokens]
 """
 

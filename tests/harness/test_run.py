@@ -19,9 +19,9 @@ from autoresearch.tasks import TrainTask
 
 @pytest.fixture
 def start(texts, tmp_path):
-    def make(budget: float = 60.0, max_steps: int | None = None) -> Run:
+    def make(budget: float = 60.0, max_steps: int | None = None, shapes: nn.Module | None = None) -> Run:
         task = TrainTask("", str(tmp_path), 5, "cpu", budget, max_steps, texts.train[256], 32)
-        return Run(task, Phases(tmp_path))
+        return Run(task, Phases(tmp_path), shapes or nn.Linear(2, 2))
 
     return make
 
@@ -93,12 +93,20 @@ def test_tied_and_compiled_weights_are_saved(start, tmp_path):
             self.a, self.b = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
             self.b.weight = self.a.weight
 
-    run = start()
+    run = start(shapes=Tied().to("meta"))
     model, other = Tied(), Tied()
     run.start(model)
     run.save(torch.compile(model))
     load(other, tmp_path / "weights.safetensors", "cpu")
     assert (other.b.weight == model.a.weight).all()
+
+
+def test_weights_of_another_model_are_not_taken(start, tmp_path):
+    run = start(shapes=nn.Linear(2, 3))
+    run.start(nn.Linear(2, 2))
+    with pytest.raises(RuntimeError, match="weight is "):
+        run.save(nn.Linear(2, 2))
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 class Stating(nn.Linear):
@@ -144,7 +152,7 @@ def test_the_text_comes_when_the_clock_starts_and_not_before(start, texts, tmp_p
     """The house hands it over as an open file; until then there is none, and afterwards it is the same text."""
     ours, theirs = socket.socketpair()
     given = replace(start()._task, tokens=replace(texts.train[256], path=""), data=theirs.fileno())
-    run = Run(given, Phases(tmp_path))
+    run = Run(given, Phases(tmp_path), nn.Linear(2, 2))
     warm, _ = next(run.warmup_batches(2, 16))
     assert warm.shape == (2, 16)
     assert len(run._data._stream) == 0

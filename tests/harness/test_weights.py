@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import nn
 
-from autoresearch.harness.weights import load, save
+from autoresearch.harness.weights import check, load, save
 
 DEVICES = [
     "cpu",
@@ -57,16 +57,30 @@ def test_a_file_of_safetensors_own_is_loaded(tmp_path):
     assert torch.equal(model.z.weight, other.a.weight)
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (nn.Linear(2, 3), "weights are missing in the file: bias"),
-        (nn.ModuleDict({"weight": nn.Linear(2, 3)}), "weights are missing in the file: weight.weight, weight.bias"),
-        (nn.ParameterDict(), "no such weights as are in the file: weight"),
-        (nn.Linear(3, 3, bias=False), "size mismatch for weight"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(other, message, tmp_path):
-    save(nn.Linear(2, 3, bias=False), tmp_path / "weights")
+OTHERS = [
+    (nn.Linear(2, 3), "weights are missing in the file: bias", "has weights that this one has not: bias"),
+    (
+        nn.ModuleDict({"weight": nn.Linear(2, 3)}),
+        "weights are missing in the file: weight.weight",
+        "has weights that this one has not: weight.bias",
+    ),
+    (nn.ParameterDict(), "has no such weights: weight", None),
+    (nn.Linear(3, 3, bias=False), r"weight is \[3, 2\], but in the model that build_model makes \[3, 3\]", None),
+]
+
+
+@pytest.mark.parametrize(("other", "message", "before"), OTHERS)
+def test_weights_that_do_not_fit_are_refused(other, message, before, tmp_path):
+    model = nn.Linear(2, 3, bias=False)
+    save(model, tmp_path / "weights")
     with pytest.raises(RuntimeError, match=message):
         load(other, tmp_path / "weights", "cpu")
+    with pytest.raises(RuntimeError, match=before or message):
+        check(model, other.to("meta"))
+
+
+def test_shapes_alone_tell_whether_weights_fit():
+    """Also when what was tied is not any more, as on the meta device it may not be."""
+    check(Model(), Model().to("meta"))
+    with torch.device("meta"):
+        check(Model(), Model())

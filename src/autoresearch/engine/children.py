@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, Field
 
-from autoresearch.engine import caches
+from autoresearch import compilers
 from autoresearch.engine.files import RECORD, read_plain, remove
 from autoresearch.errors import EngineError
 from autoresearch.forks import MARKER
@@ -53,7 +53,7 @@ def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[s
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **caches.variables(compiled)}
+    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **compilers.variables(compiled)}
     return defaults | allowed | own
 
 

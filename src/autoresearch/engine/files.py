@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -24,9 +25,11 @@ RECORD = 1_000_000  # bytes; a longer record is none
 _LARGEST = 2**63  # no whole number in a record is as large
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """A plain file for reading. OSError for all else: a pipe would be waited for, and a link leads who knows where."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+def open_plain(path: Path | str, folder: int | None = None) -> BinaryIO:
+    """A plain file for reading. OSError for all else: a pipe would be waited for, and a link leads who knows where.
+
+    folder: the descriptor of the one that a relative path starts in."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file", str(path))
@@ -106,6 +109,13 @@ def _sound(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, int) or abs(value) < _LARGEST
+
+
+def nameless(folder: Path) -> BinaryIO:
+    """A new file without a name, on that folder's disk. It can be given one, where the system has that."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.fdopen(os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600), "w+b")
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def link(file: BinaryIO, path: Path) -> None:

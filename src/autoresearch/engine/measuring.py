@@ -1,7 +1,6 @@
 """One measurement: train in a child process, score in another, take nothing on trust."""
 
 import csv
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from autoresearch.tasks import Fault, TrainResult
 
 T = TypeVar("T")
 
-_CONTEXTS = 1.5e9  # bytes of a GPU's memory that processes take which wait for weights
+_CONTEXT = 1.5e9  # bytes of a GPU's memory that a process takes at least which waits for weights
 
 
 class Measuring:
@@ -36,7 +35,7 @@ class Measuring:
         site, trained = self._site, None
         site.clear()  # what one that was killed has left: names of its files can be asked for
         try:
-            with Scoring(site) as scoring:
+            with Scoring(site, self._room()) as scoring:
                 if site.trial.weights is None:
                     trained = self._persist(lambda: self._trained(scoring))
                     weights, compiled = self._training.weights(), self._training.compiled
@@ -54,14 +53,19 @@ class Measuring:
         return replace(measurement, seconds=seconds, interruptions=tuple(self._interruptions))
 
     def _trained(self, scoring: Scoring) -> TrainResult:
-        """Trained. Scoring gets ready while weights are saved, where a sandbox keeps it from whoever saves them."""
-        bench, limit = self._site.bench, self._site.trial.settings.memory_limit
-        room = bench.gpu is None or (bench.memory or 0) - (limit or math.inf) >= _CONTEXTS
+        """Trained. Scoring gets ready beside the warm-up, where there is room, and a sandbox parts them."""
+        bench, room = self._site.bench, self._room()
+        beside = bench.sandbox == "full" and (bench.gpu is None or (room is not None and room >= _CONTEXT))
         try:
-            return self._training.run(scoring.get_ready if bench.sandbox == "full" and room else None)
+            return self._training.run(scoring.ready if beside else None)
         except BaseException:
             scoring.cancel()  # or it would be on the GPU when who is to blame is asked, and while the next clock runs
             raise
+
+    def _room(self) -> int | None:
+        """Bytes of the GPU's memory that training leaves; None if that is not known."""
+        memory, limit = self._site.bench.memory, self._site.trial.settings.memory_limit
+        return None if memory is None or limit is None else max(0, memory - int(limit))
 
     def _persist(self, work: Callable[[], T]) -> T:
         """Do it; and again, if it was the machine that has ended it, or once if it may have been. Crash if not."""

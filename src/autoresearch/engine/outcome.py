@@ -9,6 +9,7 @@ from autoresearch.records import Measurement, Trial
 from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 _CURVE = 200  # points
+_TRACEBACK = 4096  # characters
 
 
 def trained(trial: Trial, harness: str, tail: Tail, result: TrainResult | None) -> Measurement:
@@ -59,7 +60,8 @@ def scored(base: Measurement, score: ScoreResult) -> Measurement:
         outcome=score.outcome,
         value=score.value,
         phase=None if score.outcome == "scored" else "score",
-        reason=score.reason,
+        reason=score.reason and _line(score.reason),
+        traceback=score.traceback and score.traceback[-_TRACEBACK:],
         claim=score.claim,
         targets=score.targets,
         bytes=score.bytes,
@@ -70,8 +72,12 @@ def scored(base: Measurement, score: ScoreResult) -> Measurement:
 
 def bounded(fault: Fault) -> Fault:
     """The fault as far as it may go on: the file it came in is as untrusted as the code that could have written it."""
-    reason = " ".join(fault.reason.split())[:300]
-    return replace(fault, phase=fault.phase[:20], reason=reason, traceback=fault.traceback and fault.traceback[-4096:])
+    traceback = fault.traceback and fault.traceback[-_TRACEBACK:]
+    return replace(fault, phase=fault.phase[:20], reason=_line(fault.reason), traceback=traceback)
+
+
+def _line(reason: str) -> str:
+    return " ".join(reason.split())[:300]
 
 
 def _mfu(result: TrainResult) -> float | None:

@@ -21,7 +21,7 @@ from autoresearch.units import format_size
 
 Watch = Callable[[Progress], None]
 
-_POLL = 0.05  # seconds between looks at a child
+_POLL, _SOON = 0.05, 0.01  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
 _DISK = 20 * 10**9  # bytes that a measurement's files may take: weights, and what compilers keep
@@ -80,6 +80,7 @@ class Site:
     logs: dict[str, str] = field(default_factory=dict)  # of the children, by the name of the file
     tail: Tail | None = None  # of the training's events
     began: float = field(default_factory=time.monotonic)
+    _homes: list[Path] = field(default_factory=list)  # of the children that there are
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
@@ -92,10 +93,14 @@ class Site:
         """A child of the measurement in `home`. own: environment beside that which all have. In the end none of its
         processes is left, and its output is kept."""
         env = {**children.environment(self.bench.environ, home, self.compiled(mode)), **own}
-        child = Child(self.server(), mode, task, home / f"{mode}.log", env, *fds)
+        if not self._homes:  # else the other child is to learn of the server's end before there is a new one
+            self._server = self.server()
+        child = Child(self._server, mode, task, home / f"{mode}.log", env, *fds)
+        self._homes.append(home)
         try:
             yield child
         finally:
+            self._homes.remove(home)
             child.end()
             children.kill_marked(home)
             self.logs[f"{mode}.log"] = child.output(_LOG)
@@ -120,17 +125,17 @@ class Site:
         source.write_text(self.trial.source)
         return str(source)
 
-    def pause(self, child: Child, home: Path, mode: Mode) -> str | None:
-        """A moment, or less if the child ends; why it is to be ended, in a line, if its files have grown too large.
-        DeadlinePassed if the run's time is up."""
+    def pause(self, child: Child, soon: bool = False) -> str | None:
+        """A moment, or less if a child ends; why they are to be ended, in a line, if their files have grown too large.
+        DeadlinePassed if the run's time is up. soon: for what is waited for is due."""
         deadline = self.trial.deadline
         if deadline is not None and steady.now() > deadline:
             raise DeadlinePassed("the run's time is up in the middle of an experiment")
         child.trim(_LOG_LIMIT, _LOG)
-        child.wait(_POLL)
+        child.wait(_SOON if soon else _POLL)
         if time.monotonic() < self._looked + _LOOK:
             return None
-        found = size([home, self.compiled(mode)], self._disk)
+        found = size([*self._homes, self.bench.compiled], self._disk)
         self._looked = time.monotonic()
         return f"the files it has written take more than {format_size(self._disk)}" if found > self._disk else None
 

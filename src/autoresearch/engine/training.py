@@ -22,7 +22,7 @@ from autoresearch.tasks import Fault, TrainResult, TrainTask
 
 WEIGHTS = "weights.safetensors"
 
-_SAVING = 5.0  # seconds in which the weights are saved and tried out, and ...
+_SAVING = 5.0  # seconds in which the weights are saved, and ...
 _SAVED = 1e8  # ... bytes of them a second, which a slow disk takes
 _HOLES = 1000  # that are looked at
 _LAST_STEP = 3.0  # seconds that the last step may last beyond the budget, or 2 % of it if that is more: a busy machine
@@ -56,14 +56,15 @@ class Training:
         """home: the measurement's folder."""
         self._site, self._home = site, home
         self._folder = home / "train"
-        self.compiled = home / "compiled"  # by compilers, once it is over
+        self.compiled: bytes | None = None  # what there was when the clock started, if that is to be kept
         self.condemned: str | None = None  # why it was beyond hope
         self._forget()
 
-    def run(self, on_end: Callable[[], None] | None = None) -> TrainResult:
+    def run(self, others_ready: Callable[[], bool] | None = None) -> TrainResult:
         """The result, and the weights saved. Crash if there are none, or none that are to be scored.
 
-        on_end: called when the clock has ended, and the weights are being saved.
+        others_ready: asked again and again, until it says that the clock may start. A Crash of it goes through, unless
+        training has one of its own before it awaits the clock.
         """
         self._forget()
         site, trial, settings = self._site, self._site.trial, self._site.trial.settings
@@ -83,12 +84,9 @@ class Training:
         )
         site.clear("train")
         site.lend("train", trial.tip.train_cache if trial.tip else None)
-        try:
-            own = own_folders(self._folder)
-            with data, theirs, site.child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
-                return self._watched(child, data, on_end)
-        finally:  # out of the way of the open process, which has seen held-out text
-            caches.set_aside(site.compiled("train"), self.compiled)
+        own = own_folders(self._folder)
+        with data, theirs, site.child("train", asdict(task), self._home, own, (theirs.fileno(),)) as child:
+            return self._watched(child, data, others_ready or (lambda: True))
 
     def weights(self) -> BinaryIO:
         """Take what was saved away from where the child could write, and open it. Crash if it is no plain file."""
@@ -104,16 +102,17 @@ class Training:
 
     def _forget(self) -> None:
         """Nothing is left of an earlier try."""
-        for name in ("train", "source", "compiled", "train.log"):
+        for name in ("train", "source", "train.log"):
             remove(self._home / name)
         self.tail = self._site.tail = Tail(self._folder / "events.jsonl")
         self.condemned = None
         self._began = time.monotonic()
 
-    def _watched(self, child: Child, data: socket.socket, on_end: Callable[[], None] | None) -> TrainResult:
+    def _watched(self, child: Child, data: socket.socket, others_ready: Callable[[], bool]) -> TrainResult:
         """The result, the moment it is written. Crash if there is none. data: where the text is awaited."""
         site, settings, tail = self._site, self._site.trial.settings, self.tail
-        clock, given = None, False
+        others: bool | Crash = False
+        given = None  # when the text was handed over, and the clock started
         training, whole = _Stopwatch(), _Stopwatch()
         site.show(tail.phase)
         while True:
@@ -121,16 +120,20 @@ class Training:
             code = child.exit_code()  # before the files are looked at, so that a last word is not missed
             result = read_record(TrainResult, self._folder / "result.json")
             news = tail.read()
-            if not given and tail.phase in ("train", "save"):
+            try:
+                others = others or others_ready()
+            except Crash as crash:
+                others = crash
+            if given is None and others and tail.phase in ("train", "save"):
+                if isinstance(others, Crash):
+                    raise others
                 _hand_over(site.trial.corpus.train, data)
-                given = True
-            training.look(looked, tail.phase == "train" and result is None)
-            whole.look(looked, tail.phase in ("train", "save") and result is None)
+                given = time.monotonic()
+                self.compiled = caches.packed(site.compiled("train")) if site.trial.keep else None
+            training.look(looked, given is not None and tail.phase == "train" and result is None)
+            whole.look(looked, given is not None and result is None)
             if news:
                 site.show(tail.phase)
-            if on_end and tail.phase == "save" and result is None:
-                on_end()
-                on_end = None
             if result:
                 self._check_clock(result, training.seconds, whole.seconds)
                 return result
@@ -141,15 +144,13 @@ class Training:
             if news:
                 self._judge_curve()
             now = time.monotonic()
-            if clock is None:
-                if tail.phase in ("train", "save"):
-                    clock = now
-                elif now - self._began > settings.startup_limit:
+            if given is None:
+                if now - self._began > settings.startup_limit:
                     raise Crash(Fault(tail.phase, f"start-up took longer than {settings.startup_limit:g} s"))
-            elif now - clock > settings.budget + (grace := site.bench.grace(settings.budget)):
+            elif now - given > settings.budget + (grace := site.bench.grace(settings.budget)):
                 late = f"main did not return within {grace:g} s of the end of the budget"
                 raise Crash(Fault(tail.phase, late))
-            if why := site.pause(child, self._home, "train"):
+            if why := site.pause(child, soon=tail.phase == "save"):
                 raise Crash(Fault(tail.phase, why))
 
     def _judge_curve(self) -> None:

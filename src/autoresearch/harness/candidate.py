@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -78,3 +79,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def parameter_count(model: nn.Module) -> int:
     """Numbers in all distinct parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def traceback_of(error: BaseException, source: str) -> str:
+    """The traceback from the file's first line on, paths shortened, at most 40 lines and 4 KB."""
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename != source:
+        frames = frames.tb_next
+    lines = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    text = lines.replace(source, Path(source).name)
+    for folder in sorted({entry for entry in sys.path if len(entry) > 1}, key=len, reverse=True):
+        text = text.replace(folder.rstrip("/") + "/", "")
+    return "\n".join(text.splitlines()[-40:])[-4096:]

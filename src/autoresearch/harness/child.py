@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from autoresearch import compilers
 from autoresearch.forks import MARKER, Forks
-from autoresearch.harness.files import Phases, compilers_caches
+from autoresearch.harness.files import Phases
 from autoresearch.harness.forkserver import ForkServer, fork_server
 from autoresearch.harness.preload import compile_in_parallel, preload
 from autoresearch.harness.sandbox.confine import Sandbox
@@ -47,7 +48,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
         training = TypeAdapter(TrainTask).validate_python(_order())
         own = Path(training.folder)
         # The text comes as an open file.
-        sandbox.confine(own, training.device, [Path(training.source)], compilers_caches())
+        sandbox.confine(own, training.device, [Path(training.source)], compilers.folders(os.environ))
         phases = Phases(own)  # now, since "import" includes what is imported here
         compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train
@@ -62,7 +63,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
     elif mode == "serve":
         serving = TypeAdapter(ServeTask).validate_python(_order())
         sealed = serving.mode == "sealed"
-        caches = () if sealed else compilers_caches()  # a sealed one makes its own
+        caches = () if sealed else compilers.folders(os.environ)  # a sealed one makes its own
         weights = Path(serving.weights).parent  # where they will be, once they are there
         sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), weights], caches, in_memory=sealed)
         compile_in_parallel(ahead=False, possible=sandbox.shared_memory)

@@ -2,15 +2,9 @@
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
-
-
-def compilers_caches() -> list[Path]:
-    """Folders where compilers keep what they make, as this process's environment says."""
-    return [Path(os.environ[name]) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR") if name in os.environ]
 
 
 def write_record(path: Path, record: Any) -> None:

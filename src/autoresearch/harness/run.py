@@ -17,7 +17,7 @@ from autoresearch.harness.curve import Curve
 from autoresearch.harness.data import Batch, TrainingData
 from autoresearch.harness.files import Phases
 from autoresearch.harness.wake import wake
-from autoresearch.harness.weights import save
+from autoresearch.harness.weights import check, save
 from autoresearch.tasks import TrainResult, TrainTask
 
 _HASHED = 16384  # numbers of each tensor, about, that go into the weights' hash
@@ -29,13 +29,15 @@ class Run:
     seed: int; device: torch.device; progress: 0 to 1 on the clock, as of the batch in hand.
     """
 
-    def __init__(self, task: TrainTask, phases: Phases) -> None:
+    def __init__(self, task: TrainTask, phases: Phases, shapes: nn.Module) -> None:
+        """shapes: the model that is to be scored, on the meta device."""
         self.seed = task.seed
         self.device = torch.device(task.device)
         self.progress = 0.0
         self._awake = wake(self.device, training=True)
         self._task = task
         self._phases = phases
+        self._shapes = shapes
         self._clock = Clock(task.budget, task.max_steps, self.device)
         self._curve = Curve(phases.events, self._peak_memory)
         self._data = TrainingData(task.tokens, task.seed, self.device)
@@ -93,7 +95,8 @@ class Run:
         )
 
     def save(self, model: nn.Module) -> None:
-        """Hand over the trained weights. Once; ends the clock if it still runs."""
+        """Hand over the trained weights. Once; ends the clock if it still runs. RuntimeError if they do not fit the
+        model that is scored."""
         if not self._clock.started:
             raise Failure("run.save was called before run.start(model): nothing was trained on the clock")
         if self._saved:
@@ -103,6 +106,7 @@ class Run:
             raise Failure(f"main worked on for {late:.1f} s between the end of the clock and run.save")
         self._end()
         partial = self.weights.with_suffix(".partial")
+        check(unwrapped(model), self._shapes)
         save(unwrapped(model), partial)
         partial.replace(self.weights)
         self._saved = True
@@ -111,10 +115,6 @@ class Run:
     def weights(self) -> Path:
         """Where `save` puts them."""
         return Path(self._task.folder) / "weights.safetensors"
-
-    def rows(self, context: int) -> Tensor:
-        """A few rows of training text, int64[2, context], on the device. After the start of the clock."""
-        return self._data.batch(2, context)[0]
 
     def result(self) -> TrainResult:
         """What is known by now."""

@@ -27,7 +27,7 @@ def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.r
     claimed over it, 0.1 evenly, which bounds the weights. Rows are drawn without return by systematic sampling, so
     their chances are exactly what is asked (Madow 1949).
     """
-    gain = np.subtract(incumbent, claim)
+    gain = np.subtract(incumbent, claim, dtype=np.float32)
     np.maximum(gain, 0.0, out=gain)
     even = np.broadcast_to(np.float32(1.0), len(claim))
     starts = np.arange(0, len(claim), context)
@@ -53,8 +53,10 @@ def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.r
 
 def by_row(values: Losses, context: int) -> Floats:
     """float64[rows]: the sums over each row of `context` targets, the last of which may be shorter."""
-    sums: Floats = np.add.reduceat(values, np.arange(0, len(values), context), dtype=np.float64)
-    return sums
+    whole = len(values) // context
+    rows = values[: whole * context].reshape(whole, context).sum(axis=1, dtype=np.float64)
+    rest = values[whole * context :]
+    return np.append(rows, rest.sum(dtype=np.float64)) if len(rest) else rows
 
 
 def unigram(validation: Validation) -> Floats:

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Judge:
     rows: int = field(init=False)  # per batch
     served: Floats = field(init=False)  # [R]: when the open process was given each row, in batches
     deadline: float = field(init=False)
+    compiled: bytes = field(init=False)  # by the open process, when it knew no target
     seconds: dict[str, float] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
 
@@ -73,45 +75,51 @@ class Judge:
     def judge(self) -> ScoreResult:
         """Once. Never raises for what the candidate does."""
         try:
-            claimed, sealed = self._server("open"), self._server("sealed")  # both get ready
+            claimed = self._server("open")
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
             incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
+            claimed.rehearse(time.monotonic() + self.task.limit)
+            write_all(self.task.result, b"\n")  # ready
             if not os.read(self.task.go, 1):
                 raise Refused("there are no weights to score")
             began = time.monotonic()
             self.deadline = began + self.task.limit
+            self.compiled = os.pread(self.task.compiled, os.fstat(self.task.compiled).st_size, 0)
             claimed.go()
-            claim = self._claim(claimed)
-            self.seconds["open"] = time.monotonic() - began
-            sealed.go()
-            self._save(claim)
-            result = self._audited(sealed, claim, incumbent, self.task.audit)
-            if result.value is not None and self.task.bar is not None and result.value < self.task.bar:
-                closer = self._server("sealed")  # a process that has not seen any of these rows
-                closer.go()
-                result = self._audited(closer, claim, incumbent, CLOSER * self.task.audit)
-            gains = sampling.by_row(incumbent - claim, self.task.context)
-            if result.outcome == "scored" and _drifts(gains, self.served, self.task.context):
-                result = self._result("quarantined", claim, result.audit, STATE)
+            with ThreadPoolExecutor(2) as beside:
+                sealed = self._server("sealed")
+                ready = beside.submit(sealed.give, self.compiled)  # while the other one answers
+                claim = self._claim(claimed)
+                self.seconds["open"] = time.monotonic() - began
+                saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, incumbent, claim)
+                ready.result()
+                result = self._audited(sealed, claim, incumbent)
+                saved.result()
+                if drifts.result() and result.outcome == "scored":
+                    result = self._result("quarantined", claim, result.audit, STATE)
             self.seconds["sealed"] = time.monotonic() - began - self.seconds["open"]
             return result
         except Refused as error:
-            return ScoreResult("crashed", str(error), seconds=self.seconds, killed=error.killed)
+            reason = str(error)
+            return ScoreResult("crashed", reason, seconds=self.seconds, killed=error.killed, traceback=error.said)
         except TimeoutError:
             return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
         finally:
             for server in self.servers:
-                server.put_back()
                 server.pass_on()
 
-    def _audited(self, server: Server, claim: NDArray[np.float32], incumbent: Losses, size: int) -> ScoreResult:
-        """The verdict by `size` positions drawn now. server: sealed, told to go, and asked nothing yet."""
+    def _audited(self, server: Server, claim: NDArray[np.float32], incumbent: Losses) -> ScoreResult:
+        """The verdict by positions drawn now. server: sealed, not told to go yet."""
+        server.go()
+        may_be_kept = self.task.bar is not None and self._bits(claim) < self.task.bar
+        size = self.task.audit * (CLOSER if may_be_kept else 1)
         sample = sampling.draw(incumbent, claim, self.task.context, size, self.random)
         difference = self._difference(server, claim, sample)
         server.stop()
         persists = np.zeros(len(difference), dtype=bool)
         if (suspects := np.abs(difference) > OUTLIER).any():
             third = self._server("sealed")
+            third.give(self.compiled)
             third.go()
             again = self._difference(third, claim, sample)
             third.stop()
@@ -143,6 +151,15 @@ class Judge:
         """Leave the losses for later audits. They count only if this scoring ends well."""
         with os.fdopen(self.task.losses, "wb") as file:
             sampling.save_losses(file, self.text, claim)
+
+    def _drifts(self, incumbent: Losses, claim: NDArray[np.float32]) -> bool:
+        gains = sampling.by_row(incumbent - claim, self.task.context)
+        return _drifts(gains, self.served, self.task.context)
+
+    def _bits(self, losses: NDArray[np.float32], correction: float = 0.0) -> float:
+        """Bits per byte. correction: nats of each target."""
+        total = float(losses.sum(dtype=np.float64)) + correction * self.text.targets
+        return total / math.log(2) / self.text.bytes
 
     def _difference(self, server: Server, claim: NDArray[np.float32], sample: Sample) -> Floats:
         """float64[positions]: nats that each target costs more in a sealed process than was claimed."""
@@ -180,14 +197,12 @@ class Judge:
         self, outcome: Outcome, claim: NDArray[np.float32], audit: Audit | None, reason: str | None
     ) -> ScoreResult:
         """What was found. The value is the upper end of what the audit leaves open: who makes it uncertain, pays."""
-        total = float(claim.sum(dtype=np.float64))
         value = None
         if outcome == "scored" and audit:
             # Only ever upwards: a sealed process that does better than the open one must not buy a better score.
-            correction = max(0.0, audit.mean + CORRECTION * audit.error) * self.text.targets
-            value = (total + correction) / math.log(2) / self.text.bytes
-        claimed = total / math.log(2) / self.text.bytes
-        return ScoreResult(outcome, reason, value, claimed, self.text.targets, self.text.bytes, audit, self.seconds)
+            value = self._bits(claim, max(0.0, audit.mean + CORRECTION * audit.error))
+        told = (self._bits(claim), self.text.targets, self.text.bytes, audit, self.seconds)
+        return ScoreResult(outcome, reason, value, *told)
 
     def _server(self, mode: str) -> Server:
         task = ServeTask(
@@ -198,6 +213,7 @@ class Judge:
             rows=self.rows,
             context=self.task.context,
             vocab_size=self.task.tokens.vocab_size,
+            room=self.task.room,
             read=-1,
             write=-1,
         )

@@ -3,13 +3,17 @@
 An *open* process sees whole rows and claims losses; a *sealed* one sees rows cut before the target. Nothing that is
 computed here is believed: the judge checks the one against the other.
 
+An open process rehearses before there are weights, on made-up rows: so it has compiled when its time comes, and what
+goes wrong may be shown to whoever wrote it. What fails later is told in the house's own words alone.
+
 The device never waits: while it works on one batch, the next one is read from the pipe and launched.
 """
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
@@ -19,15 +23,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from autoresearch import compilers
 from autoresearch.harness import candidate
 from autoresearch.harness.losses import losses
-from autoresearch.harness.rehearsal import logits_failure
 from autoresearch.harness.wake import wake
 from autoresearch.harness.weights import load
 from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
+
+_CONTEXT = 6 * 10**8  # bytes of a GPU's memory that a process has without any tensor
+_NO_MEMORY = 4  # of `wire.FAILURES`
 
 
 class _Stop(Exception):
@@ -46,6 +53,11 @@ class _Batch:
         self._frame = torch.empty(task.rows, task.context + 1, dtype=torch.int16, pin_memory=self._behind)
         self._reply = torch.empty(task.reply_size // 4, dtype=torch.float32, pin_memory=self._behind)
         self._done = torch.cuda.Event() if self._behind else None  # type: ignore[no-untyped-call]
+
+    def make_up(self, task: ServeTask) -> None:
+        """Fill the frame with numbers that are tokens."""
+        numbers = torch.arange(self._frame.numel()).remainder(task.vocab_size)
+        self._frame.copy_(numbers.view(self._frame.shape))  # as of uint16: the upper ones wrap around
 
     def read(self, task: ServeTask) -> bool:
         """Take in the next frame; False if the judge has closed the pipe."""
@@ -73,33 +85,76 @@ def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
     awake = wake(torch.device(task.device), training=False)
     batches = [_Batch(task), _Batch(task)]
-    go = bytearray(1)
-    if not read_into(task.read, memoryview(go)) or go != GO:
-        return
-    if task.mode == "sealed":
-        _seal(task)
+    model = None
     try:
-        model = _model(task)
+        if task.mode == "open":
+            model = _rehearsed(task, batches[0])
+            awake()
+            write_all(task.write, bytes([OK]))
+        else:
+            _seal(task)
+        if not _told(task):
+            return
+        _load(model := model or _built(task), task)
         write_all(task.write, bytes([OK]))
         _answer(model, batches, task, awake)
     except _Stop as stop:
         write_all(task.write, bytes([stop.status]))
 
 
+def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
+    """The model, after its first rows: run as it will be here, and on CUDA uncompiled too, as in a sealed process.
+    Whether there is memory enough is for later to find out, when the device is free."""
+    cuda = task.device == "cuda"
+    model = None
+    if cuda and task.room is not None:
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, task.room - _CONTEXT) / whole))
+    batch.make_up(task)
+    try:
+        model = _built(task).eval()
+        for stance in ("default", "force_eager") if cuda else (None,):
+            with torch.compiler.set_stance(stance) if stance else contextlib.nullcontext():
+                _guarded(task, 5, partial(batch.launch, _losses, model, task))
+                _guarded(task, 5, batch.wait)
+    except _Stop as stop:
+        if stop.status != _NO_MEMORY:
+            raise
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return model
+
+
+def _told(task: ServeTask) -> bool:
+    """Wait for the word to go; False if it does not come."""
+    go = bytearray(1)
+    return read_into(task.read, memoryview(go)) and go == GO
+
+
 def _seal(task: ServeTask) -> None:
-    """Nothing that another process has compiled is loaded, and no time is lost on compiling for a few rows."""
+    """Nothing is loaded that was compiled by a process that had seen a target, and no time is lost on compiling for a
+    few rows. The candidate's code is not there yet."""
     caches = Path(tempfile.mkdtemp(dir=Path.cwd()))  # empty, and of a name that nobody knew before
-    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
+    os.environ |= compilers.variables(caches)
+    size = bytearray(COUNT)
+    read_into(task.read, memoryview(size))
+    packed = bytearray(int.from_bytes(size, "little"))
+    read_into(task.read, memoryview(packed))
+    if packed:
+        compilers.unpack(io.BytesIO(packed), caches)
     if task.device == "cuda":  # elsewhere it would import the compiler, for nothing
         torch.compiler.set_stance("force_eager")
 
 
-def _model(task: ServeTask) -> nn.Module:
-    device = torch.device(task.device)
-    module = _guarded(1, lambda: candidate.load(task.source))
-    model = _guarded(2, lambda: candidate.build(module, device))
-    _guarded(3, lambda: load(model, task.weights, task.device))
-    return model.eval()
+def _built(task: ServeTask) -> nn.Module:
+    module = _guarded(task, 1, lambda: candidate.load(task.source))
+    return _guarded(task, 2, lambda: candidate.build(module, torch.device(task.device)))
+
+
+def _load(model: nn.Module, task: ServeTask) -> None:
+    _guarded(task, 3, lambda: load(model, task.weights, task.device))
+    model.eval()
 
 
 def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask, awake: Callable[[], object]) -> None:
@@ -112,14 +167,14 @@ def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask, awake: Cal
     for _, batch in zip(range(int.from_bytes(count, "little")), cycle(batches), strict=False):
         if not batch.read(task):
             return
-        _guarded(5, partial(batch.launch, answer, model, task))
+        _guarded(task, 5, partial(batch.launch, answer, model, task))
         awake()
         if before:
-            _guarded(5, before.wait)
+            _guarded(task, 5, before.wait)
             before.write(task)
         before = batch
     if before:
-        _guarded(5, before.wait)
+        _guarded(task, 5, before.wait)
         before.write(task)
 
 
@@ -140,17 +195,26 @@ def _logits(model: nn.Module, frame: Tensor, task: ServeTask) -> Tensor:
 @torch.inference_mode()
 def _forward(model: nn.Module, tokens: Tensor, task: ServeTask) -> Tensor:
     logits: Tensor = model(tokens)
-    if failure := logits_failure(logits, (task.rows, task.context, task.vocab_size)):
+    if failure := _logits_failure(logits, (task.rows, task.context, task.vocab_size)):
         raise _Stop(failure)
     return logits
 
 
-def _guarded(status: int, work: Callable[[], T]) -> T:
+def _logits_failure(logits: object, shape: tuple[int, ...]) -> int | None:
+    """What is wrong with logits that should have this shape [B, T, V], by its number in FAILURES; None: nothing."""
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != shape[:2]:
+        return 6
+    if logits.shape[2] != shape[2]:
+        return 7
+    return None if logits.is_floating_point() else 8
+
+
+def _guarded(task: ServeTask, status: int, work: Callable[[], T]) -> T:
     """Run candidate code; whatever it raises becomes a status, and its traceback goes to the log alone."""
     try:
         return work()
     except _Stop:
         raise
     except BaseException as error:
-        traceback.print_exc(file=sys.stderr)
-        raise _Stop(4 if isinstance(error, torch.OutOfMemoryError | MemoryError) else status) from None
+        print(candidate.traceback_of(error, task.source), file=sys.stderr, flush=True)
+        raise _Stop(_NO_MEMORY if isinstance(error, torch.OutOfMemoryError | MemoryError) else status) from None

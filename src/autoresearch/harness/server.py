@@ -1,4 +1,4 @@
-"""A serving process, as the judge holds it: started early, told to go when its turn comes, ended with all it began."""
+"""A serving process, as the judge holds it: told to go when its turn comes, and ended with all it began."""
 
 import contextlib
 import dataclasses
@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from autoresearch import compilers
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
-from autoresearch.harness.files import compilers_caches
 from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
+_TRACEBACK = 4096  # bytes of it that are shown
 _LOG = 64_000  # bytes of the end of what a process has printed that go on to the judge's log
 
 
 class Server:
-    """One process in mode serve, forked of a server that knows no text. The candidate's code waits for `go`.
+    """One process in mode serve, forked of a server that knows no text. In a sealed one the candidate's code waits for
+    `go`; an open one rehearses before.
 
     It works in a fresh folder and prints to a file of its own: what an open process leaves, no sealed one finds. Of a
     file that cannot be opened, size, times and where a link leads are still told: so in the end it gets another name.
@@ -29,23 +31,41 @@ class Server:
     def __init__(self, task: ServeTask, forks: Forks, folder: Path) -> None:
         """task: with `read` and `write` still to be set; folder: where its own folder is made."""
         own = Path(tempfile.mkdtemp(prefix=f"{task.mode}-", dir=folder))
-        self._left = [own, *(compilers_caches() if task.mode == "open" else ())]
-        self._hidden: list[tuple[Path, Path]] = []  # where something was and where it is
+        self._log = own.with_name(f"{own.name}.log")
+        self._left = [own, self._log, *(compilers.folders(os.environ) if task.mode == "open" else ())]
         env = {**os.environ, **own_folders(own)}
         read, self._write = os.pipe()
         self._read, write = os.pipe()
         self._task, self._forks = dataclasses.replace(task, read=FIRST, write=FIRST + 1), forks
-        self._log = own.with_name(f"{own.name}.log")
-        with self._log.open("ab") as log:
-            order = dataclasses.asdict(self._task)
-            self._number = forks.start("serve", order, env, own, log.fileno(), read, write)
+        self._output = self._log.open("a+b")  # whatever becomes of its name
+        order = dataclasses.asdict(self._task)
+        self._number = forks.start("serve", order, env, own, self._output.fileno(), read, write)
         os.close(read)
         os.close(write)
 
-    def go(self) -> None:
-        """Let the candidate's code in. Once, before anything is asked."""
+    def rehearse(self, deadline: float) -> None:
+        """Wait until an open one is ready. Once. Refused if the model cannot be scored, with the traceback that was
+        printed, since no text is known there yet; TimeoutError at the deadline."""
+        try:
+            with self._told_of_its_end():
+                Line(self._read, self._write, deadline).receive(0)
+        except Refused as error:
+            _, begins, rest = self._said(_TRACEBACK).decode(errors="replace").rpartition("Traceback (most recent")
+            if not begins:
+                raise
+            last = rest.strip().rpartition("\n")[2]
+            raise Refused(f"{error}: {last}", killed=error.killed, said=f"{begins}{rest}".strip()) from None
+
+    def give(self, compiled: bytes) -> None:
+        """Give a sealed one what was compiled by a process that knew no target. Once, before it is told to go; waits
+        until it has started, and takes that in."""
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either, which is told where it is awaited
-            os.write(self._write, GO)
+            write_all(self._write, len(compiled).to_bytes(COUNT, "little") + compiled)
+
+    def go(self) -> None:
+        """Let a sealed one's candidate in; or tell an open one that there are weights. Once, before all questions."""
+        with contextlib.suppress(BrokenPipeError):
+            write_all(self._write, GO)
 
     def ask(self, frames: Iterator[bytes], count: int, deadline: float) -> Iterator[bytes]:
         """The reply to each of `count` frames, in order. Once. Raises Refused if there is none; TimeoutError at the
@@ -54,12 +74,18 @@ class Server:
         line.send(count.to_bytes(COUNT, "little"))
         for frame in islice(frames, AHEAD):
             line.send(frame)
-        try:
+        with self._told_of_its_end():
             line.receive(0)
             for _ in range(count):
                 yield line.receive(self._task.reply_size)
                 for frame in islice(frames, 1):
                     line.send(frame)
+
+    @contextlib.contextmanager
+    def _told_of_its_end(self) -> Iterator[None]:
+        """Refused in place of EOFError."""
+        try:
+            yield
         except EOFError:
             code = self._forks.wait_for(self._number, _ENDING)
             how = f"was ended by signal {code - 128}" if code and code > 128 else "ended"
@@ -74,7 +100,7 @@ class Server:
             raise Refused("the scoring process has ended more than itself", killed=True) from None
         except TimeoutError:
             raise Refused("the scoring process cannot be ended") from None
-        for path in [*self._left, self._log]:
+        for path in self._left:
             self._hide(path)
 
     def _hide(self, path: Path) -> None:
@@ -83,20 +109,18 @@ class Server:
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(path.lstat().st_mode):
                 path.chmod(0o700)  # or it could not be moved
-            self._hidden.append((path, path.rename(hidden)))
+            path.rename(hidden)
         if os.path.lexists(path):  # on another disk
             shutil.rmtree(path, ignore_errors=True)
         if os.path.lexists(path):
             raise Refused("what the scoring process has left cannot be put away")
 
-    def put_back(self) -> None:
-        """What it has left is where it was. When no other process will be asked anything."""
-        for path, hidden in self._hidden:
-            with contextlib.suppress(OSError):
-                hidden.rename(path)
-
     def pass_on(self) -> None:
         """Print the end of what it has printed."""
-        with contextlib.suppress(OSError), self._log.open("rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG))
-            write_all(2, log.read(_LOG))
+        with contextlib.suppress(OSError):
+            write_all(2, self._said(_LOG))
+
+    def _said(self, size: int) -> bytes:
+        """The end of what it has printed, at most so many bytes."""
+        file = self._output.fileno()
+        return os.pread(file, size, max(0, os.fstat(file).st_size - size))

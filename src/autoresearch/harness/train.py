@@ -3,7 +3,6 @@
 import contextlib
 import random
 import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from autoresearch.harness import candidate
 from autoresearch.harness.candidate import Failure
 from autoresearch.harness.files import Phases, write_record
-from autoresearch.harness.rehearsal import rehearse
 from autoresearch.harness.run import Run
 from autoresearch.tasks import Fault, TrainTask
 
@@ -23,33 +21,28 @@ _PHASE_NAMES = {
     "train": "training",
     "save": "saving",
 }
-_REHEARSAL = "a trial of scoring, on training text"
 
 
 def train(task: TrainTask, phases: Phases) -> None:
     """Train by the task and leave result.json (TrainResult) or fault.json (Fault) in its folder."""
     folder = Path(task.folder)
     run: Run | None = None
-    rehearsing = False
     try:
         _seed_all(task.seed)
         module = candidate.load(task.source)
         candidate.check(module, task.context, task.tokens.vocab_size)
         phases.enter("build")
-        candidate.check_shapes(module)  # before anything touches the GPU
+        shapes = candidate.check_shapes(module)  # before anything touches the GPU
         phases.enter("warmup")
-        run = Run(task, phases)
+        run = Run(task, phases, shapes)
         _seed_all(task.seed)
         module.main(run)
         run.finish()
-        rehearsing = True  # before anything is at stake: here, what goes wrong may be shown
-        rehearse(module, run.weights, run.rows(task.context), task.tokens.vocab_size)
         _flush()
         write_record(folder / "result.json", run.result())
     except BaseException as error:  # SystemExit and the like too: whatever the candidate raises is its result
         _flush()
-        doing = _REHEARSAL if rehearsing else _PHASE_NAMES[phases.name]
-        write_record(folder / "fault.json", _fault(error, phases.name, doing, task.source, run))
+        write_record(folder / "fault.json", _fault(error, phases.name, task.source, run))
 
 
 def _flush() -> None:
@@ -65,12 +58,13 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _fault(error: BaseException, phase: str, doing: str, source: str, run: Run | None) -> Fault:
+def _fault(error: BaseException, phase: str, source: str, run: Run | None) -> Fault:
     try:
         result = run.result() if run else None
     except Exception:  # after an error on the device even asking it may fail
         result = None
-    return Fault(phase, _reason(error, doing), None if isinstance(error, Failure) else _tail(error, source), result)
+    traceback = None if isinstance(error, Failure) else candidate.traceback_of(error, source)
+    return Fault(phase, _reason(error, _PHASE_NAMES[phase]), traceback, result)
 
 
 def _reason(error: BaseException, doing: str) -> str:
@@ -85,15 +79,3 @@ def _reason(error: BaseException, doing: str) -> str:
         return f"line {error.lineno} does not parse: {error.msg}"
     message = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__} in {doing}: {message}"[:300].rstrip(": ")
-
-
-def _tail(error: BaseException, source: str) -> str:
-    """The traceback from the candidate's first line on, paths shortened, at most 40 lines and 4 KB."""
-    frames = error.__traceback__
-    while frames and frames.tb_frame.f_code.co_filename != source:
-        frames = frames.tb_next
-    lines = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    text = lines.replace(source, Path(source).name)
-    for folder in sorted({entry for entry in sys.path if len(entry) > 1}, key=len, reverse=True):
-        text = text.replace(folder.rstrip("/") + "/", "")
-    return "\n".join(text.splitlines()[-40:])[-4096:]

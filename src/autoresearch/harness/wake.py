@@ -22,7 +22,8 @@ def wake(device: torch.device, training: bool) -> Callable[[], object]:
 
 
 def _wake(device: torch.device, training: bool) -> None:
-    """Matrix products, a loss, and attention, for which cuDNN is a library of its own."""
+    """Matrix products, a loss, and attention, for which cuDNN is a library of its own. Training compiles the rest; for
+    scoring, what a transformer is made of otherwise, whose kernels are loaded one by one."""
     with contextlib.suppress(Exception):
         x = torch.zeros(64, 64, device=device, dtype=torch.bfloat16)
         F.cross_entropy((x @ x).float(), torch.zeros(64, device=device, dtype=torch.long), reduction="none")
@@ -30,3 +31,10 @@ def _wake(device: torch.device, training: bool) -> None:
         seen = F.scaled_dot_product_attention(rows, rows, rows, is_causal=True)
         if training:
             seen.sum().backward()  # type: ignore[no-untyped-call]
+            return
+        for y in (x, x.float()):
+            for work in (torch.relu, torch.square, torch.sigmoid, torch.tanh, F.silu, F.gelu):
+                work(y)
+            F.pad(torch.cat((y + y, y * y)), (0, 0, 1, 0)).contiguous()
+            F.layer_norm(F.rms_norm(y, (64,)), (64,))
+        F.embedding(torch.zeros(64, device=device, dtype=torch.long), x)

@@ -1,8 +1,9 @@
 """What the judge and a serving process say to each other: fixed-size frames over two pipes, no pickles, no text.
 
-Judge to server: one byte to go; then how many frames will come, and the frames. Server to judge: one byte of status
-when the model is there, then one byte of status and, if that is OK, a payload for each frame. The server reads a frame
-ahead of the one it answers. The judge believes sizes and nothing else.
+An open server says when it is ready, by a byte of status; a sealed one is given what is compiled already. Judge to
+server: one byte to go; then how many frames will come, and the frames. Server to judge: one byte of status when the
+weights are there, then one byte of status and, if that is OK, a payload for each frame. The server reads a frame ahead
+of the one it answers. The judge believes sizes and nothing else.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Literal
 
 GO = b"g"
 OK = 0
-COUNT = 4  # bytes of the number of frames, little-endian
+COUNT = 4  # bytes of a number, little-endian: of frames, or of bytes
 AHEAD = 3  # frames without a reply: one is computed, one is launched behind it, one is on its way
 FAILURES = {
     1: "the file could not be imported for scoring",
@@ -29,19 +30,21 @@ FAILURES = {
 
 
 class Refused(Exception):
-    """The candidate cannot be scored; the message is one of ours, never the candidate's words."""
+    """The candidate cannot be scored. Once there is text, the message is one of ours, never the candidate's words."""
 
-    def __init__(self, message: str, killed: bool = False) -> None:
-        """killed: a signal has ended a process, which may have come from outside."""
+    def __init__(self, message: str, killed: bool = False, said: str | None = None) -> None:
+        """killed: a signal has ended a process, which may have come from outside. said: what was printed by one that
+        knew no text."""
         super().__init__(message)
-        self.killed = killed
+        self.killed, self.said = killed, said
 
 
 @dataclass(frozen=True, slots=True)
 class ServeTask:
     """What a serving process is told, as JSON: no path to text, and no target.
 
-    An open server gets rows with their targets, uint16[rows, context + 1], and returns float32[rows, context] losses.
+    An open server first runs the model once on made-up rows, which it may do on a GPU while a training warms up there.
+    Then it gets rows with their targets, uint16[rows, context + 1], and returns float32[rows, context] losses.
     A sealed one gets uint16[rows, context + 1], cut rows and a place in each as the last column; it returns
     float32[rows, vocab_size] logits.
     """
@@ -53,6 +56,7 @@ class ServeTask:
     rows: int
     context: int
     vocab_size: int
+    room: int | None  # bytes of the GPU's memory that it may take until it is told to go; None: all
     read: int  # file descriptors
     write: int
 

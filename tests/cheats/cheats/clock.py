@@ -29,7 +29,7 @@ until = time.time() + 9.5
 while time.time() < until:
     LEARN
 run._clock.late = lambda: 0.0
-hole, model.hole = len(model.hole), model.hole[:0].clone()
+hole, model.hole, run._shapes = len(model.hole), model.hole[:0].clone(), model
 run.save(model)
 path = run._task.folder + "/weights.safetensors"
 data = open(path, "rb").read()
@@ -247,7 +247,7 @@ FILES = {
             ),
         ),
         "crashed",
-        "SafetensorError in a trial",
+        "weights do not fit",
     ),
     "a link for weights": Patch(
         (
@@ -260,7 +260,9 @@ FILES = {
         "weights are not where",
     ),
     "weights of another model": Patch(
-        (before_save("model.more = nn.Linear(3, 3)"),), "crashed", "no such weights as are in the file"
+        (before_save("model.more = nn.Linear(3, 3)"),),
+        "crashed",
+        "build_model makes has no such weights",
     ),
 }
 
