@@ -32,8 +32,10 @@ def it_is_seen_where_something_does_not_hold(lab: Lab) -> None:
     lab.git("update-ref", f"refs/heads/autoresearch/{TAG}", other)
     lab.git("add", "notes.txt")
     (runs / "1" / "losses.npz").unlink()
-    (runs / "2" / "weights.safetensors").touch()
-    (runs / "2" / "weights.safetensors.partial").touch()
+    broken = runs / "4"  # as the fourth is: nobody needs what it leaves
+    broken.mkdir(exist_ok=True)
+    (broken / "weights.safetensors").touch()
+    (broken / "weights.safetensors.partial").touch()
     with closing(sqlite3.connect(lab.ledger)) as db, db:
         db.execute("UPDATE experiments SET value = 0.5, stage = 'decided' WHERE number = 3")
         db.execute("INSERT INTO measurements SELECT NULL, tag, number, purpose, seed, changes, started, ended, value,"

@@ -112,8 +112,12 @@ class Linear(nn.Linear):
         bound = scale * math.sqrt(3 / inputs)  # of a uniform distribution with deviation scale / sqrt(inputs)
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+    def forward(self, x: Tensor, stream: Tensor | None = None) -> Tensor:
+        """Of x[..., inputs]; on top of the stream[..., outputs], if that is given, at no further cost."""
+        weight = self.weight.to(x.dtype)
+        if stream is None:
+            return F.linear(x, weight)
+        return torch.addmm(stream.flatten(0, -2), x.flatten(0, -2), weight.T).view(stream.shape)
 
 
 def rotary_table() -> Tensor:
@@ -344,11 +348,6 @@ class Attention(nn.Module):
             value = value + opened(gate, x) * table(rows).to(x.dtype).view(value.shape)
         return both.view(*x.shape[:2], 2 * HEADS, HEAD_DIM), value, opened(self.gate, x)
 
-    def after(self, seen: Tensor, gate: Tensor) -> Tensor:
-        """What the heads have seen [B, T, H, D], through their gates into the stream."""
-        result: Tensor = self.out((seen * gate).flatten(2))
-        return result
-
 
 def opened(gate: nn.Module, x: Tensor) -> Tensor:
     """How far a gate is open at each token and head of x[B, T, C]: [B, T, H, 1], 0 to 2."""
@@ -363,8 +362,8 @@ class MLP(nn.Module):
         self.up = Linear(WIDTH, MLP_RATIO * WIDTH)
         self.down = Linear(MLP_RATIO * WIDTH, WIDTH, scale=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.down(F.relu(self.up(x)).square())
+    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
+        result: Tensor = self.down(F.relu(self.up(x)).square(), stream)
         return result
 
 
@@ -393,8 +392,8 @@ class Block(nn.Module):
         return x, *self.attention.before(norm(x), ids)
 
     def after(self, x: Tensor, seen: Tensor, gate: Tensor) -> Tensor:
-        x = x + self.attention.after(seen, gate)
-        result: Tensor = x + self.mlp(norm(x))
+        x = self.attention.out((seen * gate).flatten(2), x)
+        result: Tensor = self.mlp(norm(x), x)
         return result
 
 

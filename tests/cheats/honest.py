@@ -3,7 +3,7 @@
 from tests.cheats.cheats.edits import INIT, top
 from tests.cheats.patches import Patch
 
-_MLP = "        result: Tensor = self.down(F.relu(self.up(x)).square())\n"
+_MLP = "        result: Tensor = self.down(F.relu(self.up(x)).square(), stream)\n"
 _STREAM = "        return x, x.clone()\n"
 _LOSS = "        return F.cross_entropy(self(tokens).flatten(0, 1), targets)\n"
 _NORM = "    return F.rms_norm(x, (x.size(-1),), eps=1e-6)\n"
@@ -29,7 +29,7 @@ def edits(*changes: tuple[str, str], **changed: float | str) -> Patch:
 
 
 def activation(code: str) -> Patch:
-    return edits((_MLP, f"        result: Tensor = self.down({code})\n"))
+    return edits((_MLP, f"        result: Tensor = self.down({code}, stream)\n"))
 
 
 def mixed(init: str, code: str) -> Patch:
@@ -64,7 +64,7 @@ HONEST = {
             "        self.down = Linear",
             "        self.gate = Linear(WIDTH, MLP_RATIO * WIDTH)\n        self.down = Linear",
         ),
-        (_MLP, "        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))\n"),
+        (_MLP, "        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x), stream)\n"),
     ),
     "LayerNorm": edits((_NORM, "    return F.layer_norm(x, (x.size(-1),))\n")),
     "no softcap": edits((_SOFTCAP, "        return logits\n")),
@@ -97,7 +97,10 @@ HONEST = {
     "loss reported as a number": edits(("        run.report(loss)", "        run.report(loss.item())")),
     "nothing reported": edits(("        run.report(loss)", "        pass")),
     "dropout in training": edits(
-        (_MLP, "        result: Tensor = self.down(F.dropout(F.relu(self.up(x)).square(), 0.1, self.training))\n")
+        (
+            _MLP,
+            "        result: Tensor = self.down(F.dropout(F.relu(self.up(x)).square(), 0.1, self.training), stream)\n",
+        )
     ),
     "tied embedding": edits(
         (

@@ -84,10 +84,9 @@ def test_a_rehearsal_without_end_is_a_start_up_that_is_too_long(confined, engine
 
 
 @pytest.mark.parametrize(
-    ("memory", "limit", "room", "beside"),
-    [(24e9, 21e9, 3e9, True), (24e9, 23e9, 1e9, False), (24e9, None, None, False), (24e9, 25e9, 0, False)],
+    ("memory", "limit", "room"), [(24e9, 21e9, 3e9), (24e9, 23e9, None), (24e9, None, None), (24e9, 25e9, None)]
 )
-def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, room, beside, engine, trial, monkeypatch):
+def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, room, engine, trial, monkeypatch):
     asked: list[object] = []
     monkeypatch.setattr(Training, "run", lambda self, others_ready: asked.append(others_ready))
     own = engine()
@@ -96,9 +95,9 @@ def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, room, beside, engin
     site = measuring.Site(bench, lambda: own._server, job, lambda _: None)
     home = Path(job.logs)
     one = measuring.Measuring(site, home)
-    one._trained(Scoring(site, one._room()))
-    assert [others_ready is not None for others_ready in asked] == [beside]
-    assert one._room() == room
+    one._trained(Scoring(site, one._room))
+    assert [others_ready is not None for others_ready in asked] == [room is not None]
+    assert one._room == room
 
 
 def test_what_an_open_process_leaves_is_not_told_to_a_training_by_its_name(engine, trial, tmp_path):

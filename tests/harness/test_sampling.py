@@ -14,7 +14,7 @@ def losses(size):
 @pytest.mark.parametrize("audit", [16, 64, 10_000])
 def test_one_target_a_row_and_no_row_twice(audit):
     incumbent, claim = losses(1003)
-    sample = sampling.draw(incumbent, claim, 10, audit, np.random.default_rng(0))
+    sample = sampling.draw(sampling.Chances.of(incumbent, claim, 10), audit, np.random.default_rng(0))
     assert len(sample.rows) == min(audit, 101)
     assert len(set(sample.rows)) == len(sample.rows)
     assert (sample.rows * 10 + sample.places < 1003).all()  # never the padding of the last row
@@ -29,7 +29,7 @@ def test_weights_undo_the_uneven_chances():
     random = np.random.default_rng(2)
     estimates = []
     for _ in range(400):
-        sample = sampling.draw(incumbent, claim, 20, 50, random)
+        sample = sampling.draw(sampling.Chances.of(incumbent, claim, 20), 50, random)
         estimates.append((sample.weights * values[sample.rows * 20 + sample.places]).sum() / len(values))
     error = np.std(estimates) / 20
     assert np.mean(estimates) == pytest.approx(values.mean(), abs=4 * error)
@@ -38,7 +38,7 @@ def test_weights_undo_the_uneven_chances():
 def test_large_claimed_gains_are_looked_at_first():
     incumbent, claim = np.full(10_000, 2.0), np.full(10_000, 2.0)
     claim[::100] = 0.0  # one target in a hundred claims all the gain
-    sample = sampling.draw(incumbent, claim, 10, 200, np.random.default_rng(0))
+    sample = sampling.draw(sampling.Chances.of(incumbent, claim, 10), 200, np.random.default_rng(0))
     assert ((sample.rows * 10 + sample.places) % 100 == 0).mean() > 0.3
 
 
@@ -63,7 +63,7 @@ def plainly(incumbent, claim, context, size, random):
 def test_drawn_as_the_formula_says(size, better):
     incumbent, claim = (values.astype(np.float32) for values in losses(size))
     claim = claim if better else incumbent + 1
-    sample = sampling.draw(incumbent, claim, 10, 40, np.random.default_rng(3))
+    sample = sampling.draw(sampling.Chances.of(incumbent, claim, 10), 40, np.random.default_rng(3))
     rows, places, weights = plainly(incumbent.astype(float), claim.astype(float), 10, 40, np.random.default_rng(3))
     assert (sample.rows == rows).all()
     assert (sample.places == places).all()

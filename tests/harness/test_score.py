@@ -147,7 +147,7 @@ def test_a_claim_that_hides_behind_noise_pays_for_it(texts, tmp_path):
     incumbent = sampling.unigram(validation.read(texts.validation[256], 32, 10**9))
     random, gains = np.random.default_rng(0), []
     for _ in range(400):
-        sample = sampling.draw(incumbent, claim, 32, 128, random)
+        sample = sampling.draw(sampling.Chances.of(incumbent, claim, 32), 128, random)
         drawn = sample.rows * 32 + sample.places
         gains.append((true - claim).mean() - charged(_audit((true - claim)[drawn], sample.weights)))
     # Of a gain: mean -0.014, deviation 0.007, above 0 in 2.5 %. More than a tenth of 400 would be luck of 1 in 10^10.

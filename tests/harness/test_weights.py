@@ -34,7 +34,7 @@ def test_all_that_is_saved_is_loaded(device, tmp_path):
     model, other = Model().to(device), Model().to(device)
     other.count.fill_(0)
     save(model, tmp_path / "weights")
-    load(other, tmp_path / "weights", device)
+    load(other, load_file(tmp_path / "weights", device=device))
     saved, loaded = model.state_dict(), other.state_dict()
     assert saved.keys() == loaded.keys() and "scratch" not in saved
     for name in saved:
@@ -53,7 +53,7 @@ def test_a_file_of_safetensors_own_is_loaded(tmp_path):
 
     model, other = Tied(), Tied()
     save_model(model, str(tmp_path / "weights"))
-    load(other, tmp_path / "weights", "cpu")
+    load(other, load_file(tmp_path / "weights"))
     assert torch.equal(model.z.weight, other.a.weight)
 
 
@@ -74,7 +74,7 @@ def test_weights_that_do_not_fit_are_refused(other, message, before, tmp_path):
     model = nn.Linear(2, 3, bias=False)
     save(model, tmp_path / "weights")
     with pytest.raises(RuntimeError, match=message):
-        load(other, tmp_path / "weights", "cpu")
+        load(other, load_file(tmp_path / "weights"))
     with pytest.raises(RuntimeError, match=before or message):
         check(model, other.to("meta"))
 

@@ -28,6 +28,11 @@ class Measuring:
         """home: the folder of the training, empty."""
         self._site, self._home = site, home
         self._training = Training(site, home)
+        bench, limit = site.bench, site.trial.settings.memory_limit
+        left = bench.memory - int(limit) if bench.memory and limit else 0
+        # Whether scoring gets ready beside the warm-up: where there is room, and a sandbox parts them.
+        self._beside = bench.sandbox == "full" and (bench.gpu is None or left >= _CONTEXT)
+        self._room = left if self._beside and bench.gpu else None
         self._interruptions: list[str] = []
 
     def run(self) -> Measurement:
@@ -35,7 +40,7 @@ class Measuring:
         site, trained = self._site, None
         site.clear()  # what one that was killed has left: names of its files can be asked for
         try:
-            with Scoring(site, self._room()) as scoring:
+            with Scoring(site, self._room) as scoring:
                 if site.trial.weights is None:
                     trained = self._persist(lambda: self._trained(scoring))
                     weights, compiled = self._training.weights(), self._training.compiled
@@ -53,19 +58,11 @@ class Measuring:
         return replace(measurement, seconds=seconds, interruptions=tuple(self._interruptions))
 
     def _trained(self, scoring: Scoring) -> TrainResult:
-        """Trained. Scoring gets ready beside the warm-up, where there is room, and a sandbox parts them."""
-        bench, room = self._site.bench, self._room()
-        beside = bench.sandbox == "full" and (bench.gpu is None or (room is not None and room >= _CONTEXT))
         try:
-            return self._training.run(scoring.ready if beside else None)
+            return self._training.run(scoring.ready if self._beside else None)
         except BaseException:
-            scoring.cancel()  # or it would be on the GPU when who is to blame is asked, and while the next clock runs
+            scoring.cancel()  # or it would be on the GPU when it is asked who is to blame
             raise
-
-    def _room(self) -> int | None:
-        """Bytes of the GPU's memory that training leaves; None if that is not known."""
-        memory, limit = self._site.bench.memory, self._site.trial.settings.memory_limit
-        return None if memory is None or limit is None else max(0, memory - int(limit))
 
     def _persist(self, work: Callable[[], T]) -> T:
         """Do it; and again, if it was the machine that has ended it, or once if it may have been. Crash if not."""

@@ -137,6 +137,7 @@ class Scoring:
         """What the scorer says, or that it said nothing."""
         began = time.monotonic()
         scorer.channel.go(scorer.compiled)
+        self._site.clear("train")  # now that there is time
         while True:
             code = scorer.child.exit_code()
             if result := scorer.channel.result():

@@ -11,7 +11,7 @@ except ImportError:  # it comes with torch where there is CUDA
     triton = None
 
 _PART = 2**25  # logits that torch turns into losses in one go: in float32 all of them together are large
-_BLOCK = 4096  # logits that a program holds at once
+_BLOCK = 1024  # logits that a program holds at once
 
 
 def losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
     if triton and logits.is_cuda and logits.dtype != torch.float64:
         flat = logits.reshape(-1, logits.size(-1)).contiguous()
         found = torch.empty(len(flat), device=flat.device)
-        _cross_entropy[(len(flat),)](flat, targets.contiguous(), found, flat.size(1), _BLOCK, num_warps=8)
+        _cross_entropy[(len(flat),)](flat, targets.contiguous(), found, flat.size(1), _BLOCK, num_warps=2)
         return found
     rows = max(1, _PART // (logits.size(1) * logits.size(2)))
     parts = [

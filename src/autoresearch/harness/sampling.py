@@ -1,5 +1,6 @@
 """Where a claimed score is audited: positions drawn in proportion to what cheating there would be worth."""
 
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 from zipfile import BadZipFile
 
@@ -20,30 +21,45 @@ class Sample(NamedTuple):
     weights: Floats
 
 
-def draw(incumbent: Losses, claim: Losses, context: int, size: int, random: np.random.Generator) -> Sample:
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What each target's chance is in proportion to.
+
+    0.45 of it to the incumbent's loss, 0.45 to the gain claimed over it, and 0.1 is the same for all, which bounds the
+    weights.
+    """
+
+    context: int
+    parts: list[tuple[Losses, float]]  # values of targets, and by what factor
+    share: Floats  # [rows]: sums
+
+    @classmethod
+    def of(cls, incumbent: Losses, claim: Losses, context: int) -> "Chances":
+        """incumbent, claim: nats of each target."""
+        gain = np.subtract(incumbent, claim, dtype=np.float32)
+        np.maximum(gain, 0.0, out=gain)
+        even = np.broadcast_to(np.float32(1.0), len(claim))
+        parts, share = [], np.zeros(-(-len(claim) // context))
+        for weight, values in ((0.45, incumbent), (0.45, gain), (0.10, even)):
+            if not values.any():
+                values = even
+            sums = by_row(values, context)
+            factor = weight / sums.sum()
+            share += factor * sums
+            parts.append((values, factor))
+        return cls(context, parts, share)
+
+
+def draw(chances: Chances, size: int, random: np.random.Generator) -> Sample:
     """Draw `size` targets, or one of each row if there are fewer rows.
 
-    A target is drawn with probability 0.45 in proportion to the incumbent's loss, 0.45 in proportion to the gain
-    claimed over it, 0.1 evenly, which bounds the weights. Rows are drawn without return by systematic sampling, so
-    their chances are exactly what is asked (Madow 1949).
+    Rows are drawn without return by systematic sampling, so their chances are exactly what is asked (Madow 1949).
     """
-    gain = np.subtract(incumbent, claim, dtype=np.float32)
-    np.maximum(gain, 0.0, out=gain)
-    even = np.broadcast_to(np.float32(1.0), len(claim))
-    starts = np.arange(0, len(claim), context)
-    parts = []  # of the chance: values in proportion to which it is given, and by what factor
-    share = np.zeros(len(starts))
-    for weight, values in ((0.45, incumbent), (0.45, gain), (0.10, even)):
-        if not values.any():
-            values = even
-        sums = by_row(values, context)
-        factor = weight / sums.sum()
-        share += factor * sums
-        parts.append((values, factor))
-    drawn = _inclusion(share, min(size, len(starts)))
+    context, parts, share = chances.context, chances.parts, chances.share
+    drawn = _inclusion(share, min(size, len(share)))
     chosen = _systematic(drawn, random)
     targets = chosen[:, None] * context + np.arange(context)
-    there = targets < len(claim)  # but for the padding of the last row
+    there = targets < len(parts[0][0])  # but for the padding of the last row
     grid = np.where(there, sum(factor * values[np.where(there, targets, 0)] for values, factor in parts), 0.0)
     cumulative = np.cumsum(grid, axis=1)
     places = np.array([np.searchsorted(row, random.random() * row[-1], side="right") for row in cumulative])

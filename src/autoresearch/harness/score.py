@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from autoresearch.forks import Forks
 from autoresearch.harness import sampling, validation
-from autoresearch.harness.sampling import Floats, Losses, Sample
+from autoresearch.harness.sampling import Chances, Floats, Losses, Sample
 from autoresearch.harness.server import Server
 from autoresearch.harness.validation import Validation
 from autoresearch.harness.wire import Refused, ServeTask, write_all
@@ -90,10 +90,14 @@ class Judge:
                 sealed = self._server("sealed")
                 ready = beside.submit(sealed.give, self.compiled)  # while the other one answers
                 claim = self._claim(claimed)
+                stopped = beside.submit(claimed.stop)
+                self._check(claim)
+                chances = Chances.of(incumbent, claim, self.task.context)
+                stopped.result()  # before a position is drawn
                 self.seconds["open"] = time.monotonic() - began
                 saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, incumbent, claim)
                 ready.result()
-                result = self._audited(sealed, claim, incumbent)
+                result = self._audited(sealed, claim, chances)
                 saved.result()
                 if drifts.result() and result.outcome == "scored":
                     result = self._result("quarantined", claim, result.audit, STATE)
@@ -108,12 +112,12 @@ class Judge:
             for server in self.servers:
                 server.pass_on()
 
-    def _audited(self, server: Server, claim: NDArray[np.float32], incumbent: Losses) -> ScoreResult:
+    def _audited(self, server: Server, claim: NDArray[np.float32], chances: Chances) -> ScoreResult:
         """The verdict by positions drawn now. server: sealed, not told to go yet."""
         server.go()
         may_be_kept = self.task.bar is not None and self._bits(claim) < self.task.bar
         size = self.task.audit * (CLOSER if may_be_kept else 1)
-        sample = sampling.draw(incumbent, claim, self.task.context, size, self.random)
+        sample = sampling.draw(chances, size, self.random)
         difference = self._difference(server, claim, sample)
         server.stop()
         persists = np.zeros(len(difference), dtype=bool)
@@ -137,15 +141,15 @@ class Judge:
         table = np.zeros((count, self.task.context), dtype=np.float32)
         for batch, reply in zip(batches, server.ask(frames, len(batches), self.deadline), strict=True):
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
-        server.stop()
         self.served = np.zeros(count)
         self.served[order] = np.arange(len(order)) // self.rows
-        claim = table.reshape(-1)[: self.text.targets]
+        return table.reshape(-1)[: self.text.targets]
+
+    def _check(self, claim: NDArray[np.float32]) -> None:
         if not np.isfinite(claim).all():
             raise Refused("the losses are not finite")
         if (claim < -1e-6).any():
             raise Refused("the losses are negative")
-        return claim
 
     def _save(self, claim: NDArray[np.float32]) -> None:
         """Leave the losses for later audits. They count only if this scoring ends well."""
@@ -258,7 +262,9 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _rows_per_batch(task: ScoreTask) -> int:
-    """As many rows as keep the device busy, if their logits take no more than a sixteenth of its memory in float32:
-    a model makes several such tensors."""
-    tokens, logits = (65536, (task.memory or _SMALL) // 64) if task.device == "cuda" else (4096, 2**24)
-    return max(1, min(tokens, logits // task.tokens.vocab_size) // task.context)
+    """As many rows as keep the device busy, if their logits take in float32 no more than a sixteenth of its memory, and
+    a quarter of the room there is at first: a model makes several such tensors."""
+    if task.device != "cuda":
+        return max(1, min(4096, 2**24 // task.tokens.vocab_size) // task.context)
+    logits = min((task.memory or _SMALL) // 16, (task.room or task.memory or _SMALL) // 4)
+    return max(1, min(131072, logits // (4 * task.tokens.vocab_size)) // task.context)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoresearch import compilers
@@ -85,7 +86,7 @@ def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
     awake = wake(torch.device(task.device), training=False)
     batches = [_Batch(task), _Batch(task)]
-    model = None
+    model = stored = None
     try:
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
@@ -93,9 +94,12 @@ def serve(task: ServeTask) -> None:
             write_all(task.write, bytes([OK]))
         else:
             _seal(task)
+            stored = _stored(task)
         if not _told(task):
             return
-        _load(model := model or _built(task), task)
+        model = (model or _built(task)).eval()
+        _guarded(task, 3, partial(load, model, stored or _stored(task)))
+        stored = None  # or its memory would be missing
         write_all(task.write, bytes([OK]))
         _answer(model, batches, task, awake)
     except _Stop as stop:
@@ -152,9 +156,9 @@ def _built(task: ServeTask) -> nn.Module:
     return _guarded(task, 2, lambda: candidate.build(module, torch.device(task.device)))
 
 
-def _load(model: nn.Module, task: ServeTask) -> None:
-    _guarded(task, 3, lambda: load(model, task.weights, task.device))
-    model.eval()
+def _stored(task: ServeTask) -> dict[str, Tensor]:
+    """The weights, on the device: no code of the candidate."""
+    return _guarded(task, 3, lambda: load_file(task.weights, device=task.device))
 
 
 def _answer(model: nn.Module, batches: list[_Batch], task: ServeTask, awake: Callable[[], object]) -> None:

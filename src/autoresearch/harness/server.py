@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from autoresearch.forks import FIRST, Forks, Gone, own_folders
 from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
+_PIPE = 2**20  # bytes that it takes, if it may
 _TRACEBACK = 4096  # bytes of it that are shown
 _LOG = 64_000  # bytes of the end of what a process has printed that go on to the judge's log
 
@@ -34,8 +36,8 @@ class Server:
         self._log = own.with_name(f"{own.name}.log")
         self._left = [own, self._log, *(compilers.folders(os.environ) if task.mode == "open" else ())]
         env = {**os.environ, **own_folders(own)}
-        read, self._write = os.pipe()
-        self._read, write = os.pipe()
+        read, self._write = _wide_pipe()
+        self._read, write = _wide_pipe()
         self._task, self._forks = dataclasses.replace(task, read=FIRST, write=FIRST + 1), forks
         self._output = self._log.open("a+b")  # whatever becomes of its name
         order = dataclasses.asdict(self._task)
@@ -124,3 +126,12 @@ class Server:
         """The end of what it has printed, at most so many bytes."""
         file = self._output.fileno()
         return os.pread(file, size, max(0, os.fstat(file).st_size - size))
+
+
+def _wide_pipe() -> tuple[int, int]:
+    """A pipe that takes a whole frame, or reply, at once, where the system lets it: else both sides wait for each other
+    many times."""
+    read, write = os.pipe()
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE)
+    return read, write

@@ -7,7 +7,7 @@ written one by one.
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -24,9 +24,8 @@ def save(model: nn.Module, path: Path) -> None:
     save_file(alone, path)
 
 
-def load(model: nn.Module, path: Path | str, device: str) -> None:
-    """Put them into a model that was built in the same way, on this device. RuntimeError if they do not fit it."""
-    stored = load_file(path, device=device)
+def load(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Put what is `stored` into a model that was built in the same way. RuntimeError if it does not fit."""
     for same in _tensors(model):
         if not any(name in stored for name, _ in same):
             raise RuntimeError(f"weights are missing in the file: {same[0][0]}")

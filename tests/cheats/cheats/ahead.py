@@ -26,9 +26,9 @@ FUTURE = {
     "convolution without left padding": leak(
         ("        self.down = Linear", "        self.taps = Linear(WIDTH, 3 * WIDTH)\n        self.down = Linear"),
         (
-            "self.down(F.relu(self.up(x)).square())",
+            "self.down(F.relu(self.up(x)).square(), stream)",
             "self.down(F.relu(self.up(x + F.conv1d(x.mT, self.taps.weight.to(x.dtype).view(WIDTH, WIDTH, "
-            "3), padding=1).mT)).square())",
+            "3), padding=1).mT)).square(), stream)",
         ),
     ),
     "recurrence from both sides": leak(
