@@ -25,11 +25,13 @@ def left_running(lab: Lab) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            where = [*process.cmdline(), *process.environ().values()]
+            command, where = process.cmdline(), process.environ().values()
         except psutil.Error:
             continue
-        if process.pid != os.getpid() and any(str(lab.cache) in text or str(lab.root) in text for text in where):
-            found.append(" ".join(process.cmdline()))
+        if process.pid != os.getpid() and any(
+            str(lab.cache) in text or str(lab.root) in text for text in (*command, *where)
+        ):
+            found.append(" ".join(command))
     return found
 
 
