@@ -239,7 +239,7 @@ class Measurement:
     purpose: Purpose = "first"
     phase: str | None = None  # where it ended, if it was not scored: import, build, warmup, train, save, score
     reason: str | None = None  # one line
-    traceback: str | None = None  # bounded tail; of training only, since what scorers print reaches no agent
+    traceback: str | None = None  # bounded tail; none of what fails once held-out text is known
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, and `total` as seen from outside
     steps: int | None = None
     tokens: int | None = None

@@ -56,8 +56,8 @@ class Training:
         """home: the measurement's folder."""
         self._site, self._home = site, home
         self._folder = home / "train"
-        self.compiled: bytes | None = None  # what there was when the clock started, if that is to be kept
-        self.condemned: str | None = None  # why it was beyond hope
+        self.compiled: bytes | None  # what there was when the clock started, if that is to be kept
+        self.condemned: str | None  # why it was beyond hope
         self._forget()
 
     def run(self, others_ready: Callable[[], bool] | None = None) -> TrainResult:
@@ -105,7 +105,7 @@ class Training:
         for name in ("train", "source", "train.log"):
             remove(self._home / name)
         self.tail = self._site.tail = Tail(self._folder / "events.jsonl")
-        self.condemned = None
+        self.condemned = self.compiled = None
         self._began = time.monotonic()
 
     def _watched(self, child: Child, data: socket.socket, others_ready: Callable[[], bool]) -> TrainResult:
@@ -127,9 +127,9 @@ class Training:
             if given is None and others and tail.phase in ("train", "save"):
                 if isinstance(others, Crash):
                     raise others
+                self.compiled = caches.packed(site.compiled("train")) if site.trial.keep else None  # off the clock
                 _hand_over(site.trial.corpus.train, data)
                 given = time.monotonic()
-                self.compiled = caches.packed(site.compiled("train")) if site.trial.keep else None
             training.look(looked, given is not None and tail.phase == "train" and result is None)
             whole.look(looked, given is not None and result is None)
             if news:
