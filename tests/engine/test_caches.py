@@ -216,6 +216,26 @@ def test_what_an_open_process_compiles_when_it_knows_text_goes_with_it(engine, t
     assert packed(first.open_cache) == ["inductor/scoring-1"]
 
 
+def test_what_training_writes_when_it_has_the_text_goes_with_it(engine, trial, tmp_path):
+    """Or the next one could read it before its clock starts. Many files take their time to be packed."""
+    first = kept(tmp_path / "first")
+    code = TRAIN + COMPILES.replace("{NAME}", "1")
+    writes = "    for n in range(300): open(f'{place}/{n:03}', 'w').close()\n"
+    writes += "    run.start(model)\n    open(f'{place}/z', 'w')\n"
+    code = code.replace("    run.start(model)\n", writes)
+    assert engine().measure(replace(trial(code), keep=first)).outcome == "scored"
+    assert packed(first.train_cache) == [*(f"inductor/{n:03}" for n in range(300)), "inductor/training-1"]
+
+
+def test_a_file_that_goes_while_it_is_packed_costs_no_other(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).touch()
+    opened = caches.open_plain
+    monkeypatch.setattr(caches, "open_plain", lambda name, folder: opened("gone" if name == "b" else name, folder))
+    caches.keep(caches.packed(tmp_path), str(tmp_path / "kept"))
+    assert packed(tmp_path / "kept") == ["a", "c"]
+
+
 def test_what_is_not_scored_leaves_no_cache(engine, trial, tmp_path):
     failing = "return self.table[tokens] / (not torch.is_inference_mode_enabled())"
     code = TRAIN.replace("return self.table[tokens]", failing) + COMPILES.replace("{NAME}", "1")

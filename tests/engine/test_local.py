@@ -449,11 +449,79 @@ def test_what_fails_in_scoring_fails_on_made_up_rows_first(name, confined, engin
     assert (measurement.steps is None) is (confined and not one.sandbox.missing)
 
 
+def test_a_long_traceback_is_shown_from_its_end(engine, trial):
+    """With what was raised in a line of its own, and none of another that was printed before."""
+    model = (
+        "class Deep(nn.Module):\n    def __init__(self, depth):\n        super().__init__()\n"
+        "        self.inner = Deep(depth - 1) if depth else None\n"
+        "    def forward(self, x):\n"
+        "        if self.inner: return self.inner(x)\n"
+        "        import traceback\n        try: 1 / 0\n        except ZeroDivisionError: traceback.print_exc()\n"
+        "        raise RuntimeError('sizes do not match:\\n  3\\n  4\\nThis may be suppressed')\n"
+        "class Model(Bigram):\n    def __init__(self):\n        super().__init__()\n        self.deep = Deep(9)\n"
+        "    def forward(self, x):\n        return self.table[x] if self.training else self.deep(x)\n"
+    )
+    found = engine().measure(trial(TRAIN.replace("class Model(Bigram): pass", model)))
+    assert found.reason.endswith("without gradients: RuntimeError: sizes do not match")
+    assert "raise RuntimeError" in found.traceback and "ZeroDivisionError" not in found.traceback
+    assert len(found.traceback) <= 4096
+
+
+# A rehearsal leaves no trace in the model that is scored.
+SAME = {
+    "folds weights in eval()": """
+    folded = None
+    def train(self, mode=True):
+        super().train(mode)
+        self.folded = None if mode else (self.table * 1.0).detach()
+        return self
+    def forward(self, tokens):
+        return (self.table if self.folded is None else self.folded)[tokens]
+""",
+    "derives weights at its first rows": """
+    derived = None
+    def forward(self, tokens):
+        if self.training: return self.table[tokens]
+        if self.derived is None: self.derived = (self.table * 1.0).detach()
+        return self.derived[tokens]
+""",
+    "remembers what it has derived": """
+    @functools.lru_cache
+    def derived(self): return (self.table * 1.0).detach()
+    def forward(self, tokens):
+        return (self.table if self.training else self.derived())[tokens]
+""",
+    "relies on BOS at the beginning": """
+    def forward(self, tokens):
+        if (tokens[:, 0] != BOS).any(): raise ValueError('a row must begin with BOS')
+        return self.table[tokens]
+""",
+    "counts rows in a buffer": """
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('seen', torch.zeros(()))
+    def forward(self, tokens):
+        self.seen = self.seen + 1
+        return self.table[tokens]
+""",
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_model_that_is_scored_knows_nothing_of_the_rehearsal(name, engine, trial, corpus):
+    one = engine()
+    plain = one.measure(trial())
+    code = f"import functools\nBOS = {corpus.train.bos}\n" + TRAIN
+    found = one.measure(trial(code.replace("class Model(Bigram): pass", f"class Model(Bigram):{SAME[name]}")))
+    assert (found.outcome, found.reason) == ("scored", None)
+    assert found.value == pytest.approx(plain.value, rel=1e-5)
+
+
 def test_nothing_that_scoring_prints_or_raises_reaches_the_measurement(engine, trial, tmp_path):
     """It is kept in a log for a person, and an agent is told of measurements alone."""
     model = (
         "class Model(Bigram):\n    def forward(self, x):\n"
-        "        if not self.training and x[0].tolist() != list(range(32)):\n"  # those that are made up
+        "        if not self.training and x[0, 1:].tolist() != list(range(1, 32)):\n"  # those that are made up
         "            print('HELD', x[0].tolist(), flush=True)\n"
         "            raise RuntimeError(f'HELD {x[0].tolist()}')\n"
         "        return self.table[x]\n"

@@ -336,7 +336,7 @@ STALLING = """
 import os
 class Model(Bigram):
     def forward(self, tokens):
-        if tokens[0].tolist() != list(range(tokens.size(1))):  # the rows that are made up
+        if tokens[0, 1:].tolist() != list(range(1, tokens.size(1))):  # the rows that are made up
             open('../open-pid', 'w').write(str(os.getpid()))
             while not os.path.exists('../go'): time.sleep(0.01)
         return self.table[tokens]

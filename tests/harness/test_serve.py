@@ -21,7 +21,7 @@ def compiler(graph, inputs):
 for packed in (b"", open("compiled.tar", "rb").read(), b"no archive"):
     read, write = os.pipe()
     os.write(write, len(packed).to_bytes(4, "little") + packed)
-    _seal(ServeTask("sealed", sys.argv[1], "", "cuda", 1, 1, 1, None, read, -1))
+    _seal(ServeTask("sealed", sys.argv[1], "", "cuda", 1, 1, 1, 0, None, read, -1))
     print(os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"])
 
 @torch.compile(backend=compiler, fullgraph=True)

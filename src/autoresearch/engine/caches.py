@@ -23,7 +23,7 @@ from pathlib import Path
 from autoresearch import compilers
 from autoresearch.engine.files import open_plain, remove
 
-LARGEST = 5 * 10**8  # bytes of a cache that is worth its copy, and is held in memory for that
+LARGEST = 2 * 10**8  # bytes of a cache that is worth its copy, and is held in memory for that
 _ENTRY = 2**15  # bytes that a file or folder counts with at least
 _DEEPEST = 32  # folders in one another; compilers need few
 
@@ -55,19 +55,26 @@ def packed(folder: Path) -> bytes | None:
                     return None
                 folders.sort()
                 for one in sorted(files):
-                    if not stat.S_ISREG(os.stat(one, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                    content = _content(one, descriptor, left + 1)
+                    if content is None:
                         continue
-                    with open_plain(one, descriptor) as file:
-                        member = tarfile.TarInfo(str(path / one))
-                        member.size = os.fstat(file.fileno()).st_size
-                        left -= member.size
-                        if left < 0:
-                            return None
-                        archive.addfile(member, file)
-                        found = True
+                    left -= len(content)
+                    if left < 0:
+                        return None
+                    member = tarfile.TarInfo(str(path / one))
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+                    found = True
     except (OSError, ValueError):  # the second: a name that is none
         return None
     return buffer.getvalue() if found else None
+
+
+def _content(name: str, folder: int, most: int) -> bytes | None:
+    """The beginning of a plain file; None if it is none, or gone."""
+    with contextlib.suppress(OSError), open_plain(name, folder) as file:
+        return file.read(min(most, os.fstat(file.fileno()).st_size))
+    return None
 
 
 def keep(packed: bytes | None, kept: str) -> None:

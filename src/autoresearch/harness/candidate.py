@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_NAME = "train_core"
+NAME = "train_core"  # of the module
 _RANDOM = {
     *(Tensor.normal_, Tensor.uniform_, Tensor.exponential_, Tensor.bernoulli_, Tensor.random_),
     *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
@@ -38,10 +38,10 @@ class _NoRandomness(TorchFunctionMode):
 
 def load(source: str) -> ModuleType:
     """Import the file. Whatever it raises goes through."""
-    spec = importlib.util.spec_from_file_location(_NAME, Path(source))
+    spec = importlib.util.spec_from_file_location(NAME, Path(source))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_NAME] = module  # dataclasses and the compiler look their module up by name
+    sys.modules[NAME] = module  # dataclasses and the compiler look their module up by name
     spec.loader.exec_module(module)
     return module
 
@@ -91,3 +91,9 @@ def traceback_of(error: BaseException, source: str) -> str:
     for folder in sorted({entry for entry in sys.path if len(entry) > 1}, key=len, reverse=True):
         text = text.replace(folder.rstrip("/") + "/", "")
     return "\n".join(text.splitlines()[-40:])[-4096:]
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its type, and the first line of what it says."""
+    message = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {message}"[:300].rstrip(": ")

@@ -217,6 +217,7 @@ class Judge:
             rows=self.rows,
             context=self.task.context,
             vocab_size=self.task.tokens.vocab_size,
+            bos=self.task.tokens.bos,
             room=self.task.room,
             read=-1,
             write=-1,

@@ -29,7 +29,7 @@ from autoresearch.harness import candidate
 from autoresearch.harness.losses import losses
 from autoresearch.harness.wake import wake
 from autoresearch.harness.weights import load
-from autoresearch.harness.wire import COUNT, GO, OK, ServeTask, read_into, write_all
+from autoresearch.harness.wire import COUNT, FAILED, GO, OK, ServeTask, read_into, write_all
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
@@ -56,9 +56,10 @@ class _Batch:
         self._done = torch.cuda.Event() if self._behind else None  # type: ignore[no-untyped-call]
 
     def make_up(self, task: ServeTask) -> None:
-        """Fill the frame with numbers that are tokens."""
+        """Fill the frame with numbers that are tokens, and begin each row as all rows do."""
         numbers = torch.arange(self._frame.numel()).remainder(task.vocab_size)
         self._frame.copy_(numbers.view(self._frame.shape))  # as of uint16: the upper ones wrap around
+        self._frame[:, 0] = task.bos
 
     def read(self, task: ServeTask) -> bool:
         """Take in the next frame; False if the judge has closed the pipe."""
@@ -97,9 +98,10 @@ def serve(task: ServeTask) -> None:
             stored = _stored(task)
         if not _told(task):
             return
-        model = (model or _built(task)).eval()
+        model = model or _built(task)
         _guarded(task, 3, partial(load, model, stored or _stored(task)))
         stored = None  # or its memory would be missing
+        _guarded(task, 5, model.eval)
         write_all(task.write, bytes([OK]))
         _answer(model, batches, task, awake)
     except _Stop as stop:
@@ -107,8 +109,9 @@ def serve(task: ServeTask) -> None:
 
 
 def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
-    """The model, after its first rows: run as it will be here, and on CUDA uncompiled too, as in a sealed process.
-    Whether there is memory enough is for later to find out, when the device is free."""
+    """Run the model as it will be run here, and on CUDA uncompiled too, as in a sealed process. A new one, which knows
+    nothing of that; None if there is not memory enough: whether there is, is for later to find out, when the device is
+    free."""
     cuda = task.device == "cuda"
     model = None
     if cuda and task.room is not None:
@@ -116,11 +119,14 @@ def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, task.room - _CONTEXT) / whole))
     batch.make_up(task)
     try:
-        model = _built(task).eval()
+        first = _built(task)
+        _guarded(task, 5, first.eval)
         for stance in ("default", "force_eager") if cuda else (None,):
             with torch.compiler.set_stance(stance) if stance else contextlib.nullcontext():
-                _guarded(task, 5, partial(batch.launch, _losses, model, task))
+                _guarded(task, 5, partial(batch.launch, _losses, first, task))
                 _guarded(task, 5, batch.wait)
+        del first
+        model = _built(task)
     except _Stop as stop:
         if stop.status != _NO_MEMORY:
             raise
@@ -152,7 +158,7 @@ def _seal(task: ServeTask) -> None:
 
 
 def _built(task: ServeTask) -> nn.Module:
-    module = _guarded(task, 1, lambda: candidate.load(task.source))
+    module = _guarded(task, 1, lambda: sys.modules.get(candidate.NAME) or candidate.load(task.source))
     return _guarded(task, 2, lambda: candidate.build(module, torch.device(task.device)))
 
 
@@ -220,5 +226,7 @@ def _guarded(task: ServeTask, status: int, work: Callable[[], T]) -> T:
     except _Stop:
         raise
     except BaseException as error:
-        print(candidate.traceback_of(error, task.source), file=sys.stderr, flush=True)
-        raise _Stop(_NO_MEMORY if isinstance(error, torch.OutOfMemoryError | MemoryError) else status) from None
+        line, lines = candidate.in_a_line(error), candidate.traceback_of(error, task.source)
+        print(FAILED, line, lines, sep="\n", file=sys.stderr, flush=True)
+        no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "CUDA error: out of memory" in line
+        raise _Stop(_NO_MEMORY if no_memory else status) from None

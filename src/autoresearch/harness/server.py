@@ -14,11 +14,11 @@ from pathlib import Path
 
 from autoresearch import compilers
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
-from autoresearch.harness.wire import AHEAD, COUNT, GO, Line, Refused, ServeTask, write_all
+from autoresearch.harness.wire import AHEAD, COUNT, FAILED, GO, Line, Refused, ServeTask, write_all
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
 _PIPE = 2**20  # bytes that it takes, if it may
-_TRACEBACK = 4096  # bytes of it that are shown
+_TRACEBACK = 4096  # characters of it that are shown
 _LOG = 64_000  # bytes of the end of what a process has printed that go on to the judge's log
 
 
@@ -52,11 +52,11 @@ class Server:
             with self._told_of_its_end():
                 Line(self._read, self._write, deadline).receive(0)
         except Refused as error:
-            _, begins, rest = self._said(_TRACEBACK).decode(errors="replace").rpartition("Traceback (most recent")
-            if not begins:
+            _, failed, said = self._said(_LOG).decode(errors="replace").rpartition(f"{FAILED}\n")
+            if not failed:
                 raise
-            last = rest.strip().rpartition("\n")[2]
-            raise Refused(f"{error}: {last}", killed=error.killed, said=f"{begins}{rest}".strip()) from None
+            line, _, traceback = said.strip().partition("\n")
+            raise Refused(f"{error}: {line}", killed=error.killed, said=traceback[-_TRACEBACK:]) from None
 
     def give(self, compiled: bytes) -> None:
         """Give a sealed one what was compiled by a process that knew no target. Once, before it is told to go; waits
@@ -66,7 +66,7 @@ class Server:
 
     def go(self) -> None:
         """Let a sealed one's candidate in; or tell an open one that there are weights. Once, before all questions."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             write_all(self._write, GO)
 
     def ask(self, frames: Iterator[bytes], count: int, deadline: float) -> Iterator[bytes]:

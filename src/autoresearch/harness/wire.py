@@ -16,6 +16,7 @@ from typing import Literal
 GO = b"g"
 OK = 0
 COUNT = 4  # bytes of a number, little-endian: of frames, or of bytes
+FAILED = "=== the candidate has failed ==="  # a line before what it has failed with, and where
 AHEAD = 3  # frames without a reply: one is computed, one is launched behind it, one is on its way
 FAILURES = {
     1: "the file could not be imported for scoring",
@@ -56,6 +57,7 @@ class ServeTask:
     rows: int
     context: int
     vocab_size: int
+    bos: int  # that every row begins with
     room: int | None  # bytes of the GPU's memory that it may take until it is told to go; None: all
     read: int  # file descriptors
     write: int
