@@ -51,7 +51,7 @@ def whole(lab: Lab) -> str:
 # ---------------------------------------------------------------------------------------------- replies
 
 TWICE = reply(
-    ("    def forward(self, x: Tensor) -> Tensor:", "    def forward(self, x: Tensor, y: int = 0) -> Tensor:")
+    ("    def __init__(self, layer: int) -> None:", "    def __init__(self, layer: int, more: int = 0) -> None:")
 )
 
 

@@ -237,7 +237,7 @@ class Killer:
 VICTIMS = {
     "the training process": ("research-train", "import", "the training process was ended by signal 9"),
     "the scorer": ("research-score", "score", "the scorer ended with code 137"),
-    "a scoring process": ("research-serve", "score", "the scoring process was ended by signal 9"),
+    "a scoring process": ("research-serve", "train", "the scoring process was ended by signal 9"),
     "the fork server": (
         "research-forks",
         "import",

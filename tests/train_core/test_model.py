@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from autoresearch import knobs
 from autoresearch.harness import weights
@@ -110,6 +111,6 @@ def test_weights_survive_a_round_trip(load, tmp_path):
     weights.save(model, tmp_path / "weights.safetensors")
     torch.manual_seed(1)
     fresh = core.build_model(CPU)
-    weights.load(fresh, tmp_path / "weights.safetensors", "cpu")
+    weights.load(fresh, load_file(tmp_path / "weights.safetensors"))
     tokens = torch.randint(0, 256, (2, core.CONTEXT))
     assert torch.equal(model(tokens), fresh(tokens))
