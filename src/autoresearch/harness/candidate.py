@@ -93,7 +93,7 @@ def traceback_of(error: BaseException, source: str) -> str:
     return "\n".join(text.splitlines()[-40:])[-4096:]
 
 
-def in_a_line(error: BaseException) -> str:
-    """Its type, and the first line of what it says."""
+def in_a_line(error: BaseException, where: str = "") -> str:
+    """Its type, where it was raised, and the first line of what it says."""
     message = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {message}"[:300].rstrip(": ")
+    return f"{type(error).__name__}{where}: {message}"[:300].rstrip(": ")

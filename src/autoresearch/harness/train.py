@@ -77,5 +77,4 @@ def _reason(error: BaseException, doing: str) -> str:
         return f"out of memory in {doing}"
     if isinstance(error, SyntaxError):
         return f"line {error.lineno} does not parse: {error.msg}"
-    message = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__} in {doing}: {message}"[:300].rstrip(": ")
+    return candidate.in_a_line(error, f" in {doing}")
