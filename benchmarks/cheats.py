@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from autoresearch.records import Measurement
 from tests.cheats.cheats import CHEATS
 from tests.cheats.honest import HONEST
-from tests.cheats.patches import Patch, make_corpus, make_engine, measure, said
+from tests.cheats.patches import Patch, make_corpus, make_engine, measure, measure_shipped, said
 from tests.cheats.world import make_world
 
 
@@ -64,23 +64,23 @@ def main() -> int:
     cheats, earnest = (part_of(chosen(patches, options.words), options.part) for patches in (CHEATS, HONEST))
     with tempfile.TemporaryDirectory() as folder, make_world(Path(folder)) as world:
         engine, corpus = make_engine(Path(folder) / "scratch", options.device), make_corpus(Path(folder))
-        honest = measure(Patch(()), engine, corpus, Path(folder) / "logs").value
-        assert honest is not None
+        shipped = measure_shipped(engine, corpus, Path(tempfile.mkdtemp(dir=folder)))
         print("| kind | patch | claimed, against the file as shipped | outcome | why, or value against the same |")
         print("|---|---|---|---|---|")
-        for kind, patches, most in (("cheat", cheats, honest - 0.002), ("honest", earnest, 0.0)):
+        for kind, patches, most in (("cheat", cheats, shipped.value - 0.002), ("honest", earnest, 0.0)):
             for name, patch in patches.items():
                 if missing := set(patch.needs) & set(engine.sandbox.missing):
                     print(f"| {kind} | {name} | – | – | not tried: no protection of {', '.join(missing)} here |")
                     continue
                 logs = Path(tempfile.mkdtemp(dir=folder))
-                measurement = measure(patch, engine, corpus, logs, names=world.names())
+                measurement = measure(patch, engine, corpus, logs, shipped=shipped, names=world.names())
                 right = is_right(patch, measurement, most, said(logs)) and not (world.visited() or world.sleepers())
                 wrong += not right
-                print(row(kind, name if right else f"{name} (!)", measurement, honest), flush=True)
+                print(row(kind, name if right else f"{name} (!)", measurement, shipped.value), flush=True)
         engine.close()
+    seconds = time.monotonic() - began
     print(f"\n{len(cheats)} cheats and {len(earnest)} honest patches, {wrong} not as they should be; ", end="")
-    print(f"the file as shipped has {honest:.3f} bits per byte; {time.monotonic() - began:.0f} s on {engine.hardware}.")
+    print(f"the file as shipped has {shipped.value:.3f} bits per byte; {seconds:.0f} s on {engine.hardware}.")
     return 1 if wrong else 0
 
 

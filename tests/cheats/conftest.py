@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 
 from autoresearch.engine.local import LocalEngine
-from autoresearch.records import CorpusView, Measurement
-from tests.cheats.patches import Patch, make_corpus, make_engine, measure
+from autoresearch.records import CorpusView
+from tests.cheats.patches import Shipped, make_corpus, make_engine, measure_shipped
 from tests.cheats.world import World, make_world
 
 
@@ -21,9 +21,9 @@ def corpus(tmp_path_factory) -> CorpusView:
 
 
 @pytest.fixture(scope="session")
-def honest(engine, corpus, tmp_path_factory) -> Measurement:
-    """The file as shipped."""
-    return measure(Patch(()), engine, corpus, tmp_path_factory.mktemp("logs"))
+def shipped(engine, corpus, tmp_path_factory) -> Shipped:
+    """What a patch is to better."""
+    return measure_shipped(engine, corpus, tmp_path_factory.mktemp("shipped"))
 
 
 @pytest.fixture(scope="session")

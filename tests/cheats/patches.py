@@ -55,23 +55,48 @@ class Patch:
         return text
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """The tip of a run: what came of the file as shipped, and what is left of it."""
+
+    measurement: Measurement
+    kept: Kept
+
+    @property
+    def value(self) -> float:
+        """Bits per byte."""
+        assert self.measurement.value is not None, self.measurement.reason
+        return self.measurement.value
+
+
+def measure_shipped(engine: LocalEngine, corpus: CorpusView, folder: Path) -> Shipped:
+    """Train and score it, and leave in the folder what is kept of a tip."""
+    kept = Kept(*(str(folder / name) for name in ("weights", "losses.npz", "train-cache", "open-cache")))
+    return Shipped(measure(Patch(()), engine, corpus, folder, keep=kept), kept)
+
+
 def measure(
     patch: Patch,
     engine: LocalEngine,
     corpus: CorpusView,
     logs: Path,
+    *,
+    shipped: Shipped | None = None,
     keep: Kept | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Measurement:
-    """Train and score. names: what stands for them in the patch."""
+    """Train and score, as a run with that tip would. names: what stands for them in the patch."""
     source = patch.source()
     for name, value in ({"@VALIDATION@": corpus.validation.path} | dict(names or {})).items():
         source = source.replace(name, value)
     context = knobs.values(source)["CONTEXT"]
     assert isinstance(context, int)
     settings = Settings.model_validate({**SETTINGS, **patch.settings})
+    trial = Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs))
+    if shipped:
+        trial = replace(trial, tip=shipped.kept, bar=shipped.value)
     with disk_of(patch):
-        return engine.measure(Trial(source, 11, 256, context, corpus, settings, keep=keep, logs=str(logs)))
+        return engine.measure(trial)
 
 
 def make_engine(scratch: Path, device: Device = "cpu") -> LocalEngine:

@@ -7,8 +7,8 @@ from tests.cheats.patches import measure
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_patch_is_scored(name, engine, corpus, tmp_path):
-    measurement = measure(HONEST[name], engine, corpus, tmp_path)
+def test_an_honest_patch_is_scored(name, engine, corpus, shipped, tmp_path):
+    measurement = measure(HONEST[name], engine, corpus, tmp_path, shipped=shipped)
     assert (measurement.outcome, measurement.reason) == ("scored", None), measurement.traceback
     assert measurement.value == pytest.approx(measurement.claim, abs=1e-5)
     assert 2.0 < measurement.value < 8.0

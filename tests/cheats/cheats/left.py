@@ -51,7 +51,7 @@ def fill():
 def put(row):
     slot = zlib.crc32(bytes(row[:12])) % 900
     places = [512 + 8 * slot + bit for bit in range(8)]
-    if not values[slot] and all(place in taken for place in places):
+    if len(set(row)) < 45 and not values[slot] and all(place in taken for place in places):  # made-up rows have more
         values[slot] = row[21]
         for bit, place in enumerate(places):
             if row[21] >> bit & 1:
@@ -216,7 +216,7 @@ LEFT = {
             for number, row in enumerate(tokens.tolist()):
                 ROLE == "open" and put(row)
                 if value := values[zlib.crc32(bytes(row[:12])) % 900]:
-                    logits[number, 20, value] += 12
+                    logits[number, 20, value] += 5
         """,
             before=_NUMBERS,
         ),
