@@ -55,6 +55,8 @@ ADAPTS = {
         """,
             init="self.bias = torch.zeros(VOCAB_SIZE)",
         ),
+        "quarantined|scored",  # so little is found two times of three, by one check or another
+        f"{STATE}|{LEAK}|{UNSTABLE}",
         gain=0.004,
     ),
     "a slow bias learned from rows": Patch(
