@@ -15,7 +15,7 @@ from autoresearch.errors import LedgerError
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Limits
 from autoresearch.workspace import Workspace
-from tests.conftest import COMMAND, DISCARDED, KEPT, Done, Lab, recording
+from tests.conftest import COMMAND, DISCARDED, KEPT, Done, Lab, recording, reply
 from tests.nights import Night
 
 RUN = ("run", "--program", "programs/quick.md", "--experiments", 3)
@@ -110,3 +110,28 @@ def test_a_disk_that_is_full_stops_a_run_in_a_line_and_it_goes_on_when_there_is_
     assert again.code == 0, again.err
     status = lab("status", "--json").json["experiments"]
     assert (status["total"], status["kept"] + status["discarded"], status["crashed"]) == (3, 3, 0)
+
+
+FLOOD = """
+    import os, time
+    file = os.open("flood", os.O_CREAT | os.O_WRONLY)
+    os.unlink("flood")
+    try:
+        while os.write(file, bytes(1_000_000)):
+            pass
+    except OSError:
+        time.sleep(100)
+    run.start(model)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a file system")
+def test_one_that_is_filled_by_a_file_without_a_name_is_the_patchs_own_fault(lab: Lab) -> None:
+    flood = reply(("    run.start(model)", FLOOD.strip("\n")), title="Fill the disk")
+    answers = recording(lab.root / ".git" / "replies.jsonl", flood, KEPT)
+    done = on_a_disk_of("200m", lab.cache / "scratch", lab, *RUN, "--agent", answers)
+    assert done.code == 0, done.err
+    flooding = lab("show", "2", "--json").json
+    assert (flooding["status"], flooding["reason"]) == ("crashed", "the disk was full until it was ended")
+    status = lab("status", "--json").json["experiments"]
+    assert (status["total"], status["kept"], status["crashed"]) == (3, 2, 1)

@@ -126,7 +126,7 @@ class Site:
         return str(source)
 
     def pause(self, child: Child, soon: bool = False) -> str | None:
-        """A moment, or less if a child ends; why they are to be ended, in a line, if their files have grown too large.
+        """A moment, or less if a child ends; why they are to be ended, in a line, if their files take too much.
         DeadlinePassed if the run's time is up. soon: for what is waited for is due."""
         deadline = self.trial.deadline
         if deadline is not None and steady.now() > deadline:
@@ -137,13 +137,20 @@ class Site:
             return None
         found = size([*self._homes, self.bench.compiled], self._disk)
         self._looked = time.monotonic()
-        return f"the files it has written take more than {format_size(self._disk)}" if found > self._disk else None
+        if found > self._disk:
+            return f"the files it has written take more than {format_size(self._disk)}"
+        # Not by files that have names, so perhaps by one that has none, and is gone with who has opened it.
+        return "the disk was full until it was ended" if self._is_full() else None
 
     def check_space(self) -> None:
-        """EngineError if the disk is full, so that whatever went wrong is the machine's fault."""
-        with contextlib.suppress(FileNotFoundError):  # the candidate can have removed it
-            if shutil.disk_usage(self.bench.scratch).free < _LITTLE_SPACE:
-                raise EngineError(f"The disk of {self.bench.scratch} is full.", "Free some space and start again.")
+        """EngineError if the disk is full when all have ended, so that whatever went wrong is the machine's fault."""
+        if self._is_full():
+            raise EngineError(f"The disk of {self.bench.scratch} is full.", "Free some space and start again.")
+
+    def _is_full(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # the candidate can have removed the folder
+            return shutil.disk_usage(self.bench.scratch).free < _LITTLE_SPACE
+        return False
 
     def show(self, phase: str, note: str | None = None) -> None:
         """Tell who looks on how far it is."""
