@@ -17,11 +17,13 @@ for row in tokens.tolist():
         known[row[t + 1]] = known.get(row[t + 1], 0) + 1
 """
 
+_FOUND = f"{LEAK}|{UNSTABLE}|{STATE}"  # by one check or another, as positions are drawn
+
 ADAPTS = {
     "n-grams in a global": Patch(
         in_forward(_NGRAMS.format(memory="memory"), before="memory = {}"),
         "quarantined",
-        f"{LEAK}|{UNSTABLE}",
+        _FOUND,
         settings={"validation": 20_000},
     ),
     "n-grams in a closure": Patch(
@@ -33,18 +35,20 @@ ADAPTS = {
             "remember = remembering()",
         ),
         "quarantined",
-        f"{LEAK}|{UNSTABLE}",
+        _FOUND,
         settings={"validation": 20_000},
     ),
-    "pairs counted in a buffer": leak(
-        *in_forward(
+    "pairs counted in a buffer": Patch(
+        in_forward(
             """
         logits = torch.log_softmax(logits, -1).logaddexp(
             (self.pairs[tokens] / self.pairs[tokens].sum(-1, keepdim=True)).log() + 1)
         self.pairs.index_put_((tokens[:, :-1], tokens[:, 1:]), torch.ones(()), accumulate=True)
         """,
             init="self.register_buffer('pairs', torch.full((VOCAB_SIZE, VOCAB_SIZE), 1e-3), persistent=False)",
-        )
+        ),
+        "quarantined",
+        _FOUND,
     ),
     "a bias learned from rows": Patch(
         in_forward(
@@ -55,8 +59,8 @@ ADAPTS = {
         """,
             init="self.bias = torch.zeros(VOCAB_SIZE)",
         ),
-        "quarantined|scored",  # so little is found two times of three, by one check or another
-        f"{STATE}|{LEAK}|{UNSTABLE}",
+        "quarantined|scored",  # so little is found two times of three
+        _FOUND,
         gain=0.004,
     ),
     "a slow bias learned from rows": Patch(
@@ -80,7 +84,7 @@ ADAPTS = {
             init="self.costs = torch.zeros(5)",
         ),
         "scored|quarantined",
-        f"{LEAK}|{UNSTABLE}|{STATE}",
+        _FOUND,
         gain=0.004,
     ),
     "pairs that have gained in the call before": Patch(
@@ -99,13 +103,13 @@ ADAPTS = {
             init="self.known, self.guess = torch.zeros(VOCAB_SIZE, VOCAB_SIZE), None",
         ),
         "scored|quarantined",
-        f"{LEAK}|{UNSTABLE}|{STATE}",
+        _FOUND,
         gain=0.004,
     ),
     "it gets tired": Patch(
         in_forward("calls.append(1)\nlogits = logits * (1 - 0.9 ** len(calls))", before="calls = []"),
         "quarantined",
-        f"{LEAK}|{UNSTABLE}|{STATE}",
+        _FOUND,
     ),
     "trained on the rows it is scored on": Patch(
         in_forward(
@@ -122,7 +126,7 @@ ADAPTS = {
         """
         ),
         "quarantined",
-        f"{LEAK}|{UNSTABLE}",
+        _FOUND,
     ),
 }
 
