@@ -1,7 +1,7 @@
 """How little a model may gain by looking ahead, unseen: `python benchmarks/audit.py [--draws 100] [--text 20000000]`.
 
 Losses are made up: a tip's, and a candidate's that differ from them by chance, as between two trainings. The candidate
-then claims less than is true at some positions, in one of four ways. Positions are drawn, and the verdict is given, by
+then claims less than is true at some positions, in one of five ways. Positions are drawn, and the verdict is given, by
 the judge's own code. Prints a Markdown table: by what the claim is too low, how often that is found, and by what the
 value is too low that is believed, at the mean of all draws: by nothing where it is found.
 """
@@ -22,24 +22,25 @@ ROUNDING = 0.001  # nats: standard deviation between compiled and eager, in bflo
 NATS = BYTES * math.log(2)  # a target, of one bit per byte
 
 Floats = np.typing.NDArray[np.floating]
-Ways = dict[str, Callable[[Floats], Floats]]
+Way = Callable[[Floats, Floats], Floats]
 
-# What is gained at a position by one who looks, of its honest loss.
-WAYS: Ways = {
-    "whole losses": lambda honest: honest,
-    "1 nat a position": lambda honest: np.minimum(honest, 1.0),
-    "0.4 nat a position, which no single one gives away": lambda honest: np.minimum(honest, 0.4),
-    "0.02 nat a position": lambda honest: np.minimum(honest, 0.02),
+# What is gained at a position by one who looks, of its honest loss and the tip's.
+WAYS: dict[str, Way] = {
+    "whole losses": lambda honest, tip: honest,
+    "1 nat a position": lambda honest, tip: np.minimum(honest, 1.0),
+    "what the tip does better, were that known": lambda honest, tip: np.maximum(honest - tip, 0.0),
+    "0.4 nat a position, which no single one gives away": lambda honest, tip: np.minimum(honest, 0.4),
+    "0.02 nat a position": lambda honest, tip: np.minimum(honest, 0.02),
 }
 
 
 def tried(
-    way: Callable[[Floats], Floats], gain: float, audit: int, targets: int, draws: int, random: np.random.Generator
+    way: Way, gain: float, audit: int, targets: int, draws: int, random: np.random.Generator
 ) -> tuple[float, float]:
     """Share of the draws in which it is found; and the mean of what is gained in bits per byte, 0 where it is found."""
     tip = random.gamma(0.7, LOSS / 0.7, targets).astype(np.float32)
     honest = np.maximum(tip + random.normal(0.0, SPREAD, targets).astype(np.float32), 0.0)
-    each = way(honest)
+    each = way(honest, tip)
     looks = random.random(targets) < min(1.0, gain * NATS / float(each.mean()))
     false = np.where(looks, each, 0.0)
     chances = Chances.of(tip, honest - false, CONTEXT)
