@@ -115,7 +115,7 @@ def test_a_disk_that_is_full_stops_a_run_in_a_line_and_it_goes_on_when_there_is_
 FLOOD = """
     import os, time
     file = os.open("flood", os.O_CREAT | os.O_WRONLY)
-    os.unlink("flood")
+    {}
     try:
         while os.write(file, bytes(1_000_000)):
             pass
@@ -126,12 +126,20 @@ FLOOD = """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a file system")
-def test_one_that_is_filled_by_a_file_without_a_name_is_the_patchs_own_fault(lab: Lab) -> None:
-    flood = reply(("    run.start(model)", FLOOD.strip("\n")), title="Fill the disk")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("os.unlink('flood')", "the disk was full until it was ended"),
+        ("pass", "the files it has written take more than"),
+    ],
+    ids=["without a name", "with a name"],
+)
+def test_one_that_a_patch_has_filled_is_its_own_fault(name: str, reason: str, lab: Lab) -> None:
+    flood = reply(("    run.start(model)", FLOOD.format(name).strip("\n")), title="Fill the disk")
     answers = recording(lab.root / ".git" / "replies.jsonl", flood, KEPT)
     done = on_a_disk_of("200m", lab.cache / "scratch", lab, *RUN, "--agent", answers)
     assert done.code == 0, done.err
     flooding = lab("show", "2", "--json").json
-    assert (flooding["status"], flooding["reason"]) == ("crashed", "the disk was full until it was ended")
+    assert flooding["status"] == "crashed" and flooding["reason"].startswith(reason)
     status = lab("status", "--json").json["experiments"]
     assert (status["total"], status["kept"], status["crashed"]) == (3, 2, 1)

@@ -268,7 +268,8 @@ class Measurement:
     @property
     def conditions(self) -> tuple[str | None, ...]:
         """Values are compared only where these are the same: the device's kind, torch, the corpus, the scoring code."""
-        return (self.device_name, self.torch_version, self.corpus, self.harness)
+        torch = self.torch_version and self.torch_version.partition("+")[0]
+        return (self.device_name, torch, self.corpus, self.harness)
 
     @property
     def advantage(self) -> float | None:

@@ -63,9 +63,6 @@ class TrainResult:
     peak_memory: int | None  # bytes
     flops_per_token: float | None  # forward and backward, as the model says: informational
     loss: float | None  # last reported, nats per token
-    device_name: str
-    device_uuid: str | None
-    torch_version: str
     start_hash: str  # of the weights when the clock started
 
 

@@ -211,6 +211,27 @@ def test_a_forged_result_is_none(engine, trial):
     )
 
 
+def test_of_a_result_only_figures_are_believed_that_can_be(engine, trial):
+    """What it was measured on is for the house to say, or it would compare with nothing."""
+    forged = TRAIN.replace(
+        "    run.save(model)\n",
+        "    run.save(model)\n"
+        "    import dataclasses, json, time\n"
+        "    result = dataclasses.asdict(run.result())\n"
+        "    result |= dict(device_name='a dream', torch_version='9', steps=-7, peak_memory=-1, tokens=10**18)\n"
+        "    result |= dict(loss=-1e308, flops_per_token=1.7e308, start_hash='x' * 10**5)\n"
+        "    result['seconds'] = {str(n): 1.0 for n in range(10**4)} | {'train': 1.7e308, 'save': -1.0}\n"
+        "    open('result.json', 'w').write(json.dumps(result))\n"
+        "    time.sleep(600)\n",
+    )
+    m = engine().measure(trial(forged))
+    honest = engine().measure(trial())
+    assert (m.outcome, m.conditions) == ("scored", honest.conditions)
+    assert (m.steps, m.peak_memory, m.tokens, m.loss, m.mfu) == (0, 0, 2**53, -1e9, None)
+    assert set(m.seconds) == {"train", "save", "open", "sealed", "total"}
+    assert (m.seconds["train"], m.seconds["save"], len(m.start_hash)) == (1e9, 0.0, 64)
+
+
 def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):
     (tmp_path / "scratch").write_text("in the way")
     with pytest.raises(EngineError, match="cannot be written") as caught:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from autoresearch.engine import device, gpus
@@ -45,6 +47,17 @@ def test_events_are_read_as_they_come_and_nonsense_is_passed_over(tmp_path):
     assert tail.phase == "train"  # there is no way back before the clock
     assert [p.loss for p in tail.points] == [2.0]
     assert tail.tokens_per_second == 200
+
+
+@pytest.mark.parametrize("field", ["step", "seconds", "loss", "tokens", "memory"])
+def test_numbers_that_cannot_be_reckoned_with_are_no_event(field, tmp_path):
+    point = {"kind": "point", "step": 3, "seconds": 1.5, "progress": 0.5, "loss": 2.0, "tokens": 300, "memory": 5}
+    for number in (10**400, 1.7e308, -1.7e308):
+        path = tmp_path / f"{number}"[:9]
+        path.write_text(json.dumps(point) + "\n" + json.dumps(point | {field: number}) + "\n")
+        tail = Tail(path)
+        assert tail.read() and len(tail.points) == 1
+        assert (tail.tokens, tail.memory) == (300, 5)
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):

@@ -1,6 +1,7 @@
 """Files that attack, measured for real: confined, and without a sandbox, where the same attack gets through."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -184,6 +185,14 @@ def test_files_without_end_are_a_crash_and_are_gone(sandbox, engine, trial, tmp_
     assert (measured.outcome, measured.phase) == ("crashed", "warmup")
     assert measured.reason == "the files it has written take more than 50.0 MB"
     assert folders(tmp_path / "scratch") == []
+
+
+def test_it_may_have_fewer_files_open_than_the_house(engine, trial):
+    """What it has sent and nobody has taken counts for its user: with as many, the house could hand nothing over."""
+    code = "import resource\nassert resource.getrlimit(resource.RLIMIT_NOFILE) == (4096, 4096)"
+    measured = engine().measure(trial(body(code)))
+    assert measured.outcome == "scored", measured.reason
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 5000
 
 
 def test_many_small_files_count_as_well(engine, trial, monkeypatch):

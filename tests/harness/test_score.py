@@ -27,7 +27,8 @@ def test_cheat_is_not_believed(name, texts, tmp_path):
     result = score(zoo.BIGRAM + zoo.CHEATS[name], tmp_path, texts)
     assert result.outcome == "quarantined"
     assert result.value is None
-    assert "information it should not have" in result.reason
+    by_chance = "|does not reproduce" if "memory" in name or "replayed" in name else ""  # as positions are drawn
+    assert re.search(f"information it should not have{by_chance}", result.reason)
     assert result.claim < 3.80, "an honest bigram model has 3.82: this cheat claims less, or it would be none"
 
 

@@ -66,6 +66,13 @@ def describe_hardware(device: str, environ: Mapping[str, str] = _NOTHING) -> str
     return f"{_cpu_name()}, {cores()} cores, {memory} memory"
 
 
+def device_name(device: str, environ: Mapping[str, str] = _NOTHING) -> str:
+    """Of the GPU, as torch says it too, or of the processor."""
+    if device == "cuda" and (gpus := visible_gpus(environ)):
+        return gpus[0].name
+    return _cpu_name() if device == "cpu" else device
+
+
 def _is_apple() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 

@@ -9,6 +9,8 @@ from autoresearch.engine.files import read_plain
 from autoresearch.records import Point
 
 PHASES = ("import", "build", "warmup", "train", "save")
+COUNT = 2**53  # of anything, at most: so that what is made up can be reckoned with all the same
+MOST = 1e9  # seconds, or nats
 
 _MOST_AT_ONCE = 1 << 20  # bytes read in one look
 _SHORTEST = 30  # bytes of an event: what is shorter is none, and a megabyte of empty lines would take seconds
@@ -22,12 +24,12 @@ class _Phase(BaseModel):
 
 class _Point(BaseModel):
     kind: Literal["point"]
-    step: Annotated[int, Field(ge=0)]
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    step: Annotated[int, Field(ge=0, le=COUNT)]
+    seconds: Annotated[float, Field(ge=0, le=MOST)]
     progress: Annotated[float, Field(ge=0, le=1)]
-    loss: Annotated[float, Field(allow_inf_nan=False)]
-    tokens: Annotated[int, Field(ge=0)]
-    memory: Annotated[int, Field(ge=0)] | None = None
+    loss: Annotated[float, Field(ge=-MOST, le=MOST)]  # nats per token
+    tokens: Annotated[int, Field(ge=0, le=COUNT)]
+    memory: Annotated[int, Field(ge=0, le=COUNT)] | None = None
 
 
 _EVENT: TypeAdapter[_Phase | _Point] = TypeAdapter(Annotated[_Phase | _Point, Field(discriminator="kind")])

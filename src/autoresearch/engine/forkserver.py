@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from autoresearch.errors import EngineError
 from autoresearch.forks import Forks, Gone, Mode
 
 _PATIENCE = 15.0  # seconds for the server to end what it forked
+_FILES = 16384  # that may be open
 
 
 class ForkServer:
@@ -32,6 +34,7 @@ class ForkServer:
         mechanisms: that make the sandbox of its children. replaceable: if it is killed before it is ready, that says
         nothing yet of the machine. EngineError if Python cannot be started."""
         self._replaceable = replaceable
+        _allow_more_files()
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = resources.enter_context(children.home_for(scratch))
             self._output = resources.enter_context((home / "output").open("w+b"))
@@ -149,3 +152,10 @@ def _punched(file: int, length: int) -> bool:
 
 def _no_python(why: str) -> EngineError:
     return EngineError(f"Python cannot be started: {why.rstrip('.')}.", "Check the installation and free memory.")
+
+
+def _allow_more_files() -> None:
+    """Raise the soft limit of open files well above that of candidates: `sandbox.confine` says why."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_FILES, hard)), hard))

@@ -71,6 +71,7 @@ class Measuring:
             try:
                 return work()
             except Crash as crash:
+                self._clear()  # or what it has written would be taken for a full disk
                 self._site.check_space()
                 blame = faults.blame(crash, self._site.bench.gpu) if crash.outcome == "crashed" else None
                 if blame is None or (suspected and not blame.certain):
@@ -78,6 +79,11 @@ class Measuring:
                 suspected = suspected or not blame.certain
                 self._interruptions.append(blame.reason)
             faults.await_gpu(self._site.bench.gpu, self._site.trial.deadline, self._site.show, blame.crowded)
+
+    def _clear(self) -> None:
+        """Nothing is left of what processes that have ended could write to."""
+        self._site.clear()
+        self._training.clear()
 
     def _crashed(self, crash: Crash, trained: TrainResult | None) -> Measurement:
         base, fault = self._base(trained or crash.fault.result), crash.fault
@@ -87,7 +93,7 @@ class Measuring:
 
     def _base(self, trained: TrainResult | None) -> Measurement:
         site = self._site
-        base = outcome.trained(site.trial, site.bench.fingerprint, self._training.tail, trained)
+        base = outcome.trained(site.trial, site.bench, self._training.tail, trained)
         return replace(base, condemned=self._training.condemned, sandbox=site.bench.sandbox)
 
     def _keep_logs(self) -> None:

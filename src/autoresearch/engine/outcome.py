@@ -1,26 +1,36 @@
 """A measurement, put together from what training left and what the scorer found."""
 
+import importlib.metadata
+import math
 from dataclasses import replace
+from typing import TypeVar
 
 from autoresearch import pace
 from autoresearch.engine.device import peak_flops
-from autoresearch.engine.events import Tail
+from autoresearch.engine.events import COUNT, MOST, PHASES, Tail
+from autoresearch.engine.site import Bench
 from autoresearch.records import Measurement, Trial
 from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
 _CURVE = 200  # points
 _TRACEBACK = 4096  # characters
+_HASH = 64
+
+N = TypeVar("N", int, float)
 
 
-def trained(trial: Trial, harness: str, tail: Tail, result: TrainResult | None) -> Measurement:
-    """All that is known before the score; the outcome is still to be set. harness: the fingerprint of its code.
+def trained(trial: Trial, bench: Bench, tail: Tail, result: TrainResult | None) -> Measurement:
+    """All that is known before the score; the outcome is still to be set.
 
     Without a result, what its events tell: that of a training which was stopped."""
     base = Measurement(
         seed=trial.seed,
         outcome="crashed",
         corpus=trial.corpus.fingerprint,
-        harness=harness,
+        harness=bench.fingerprint,
+        device_name=bench.device_name,
+        device_uuid=bench.gpu,
+        torch_version=importlib.metadata.version("torch"),
         curve=tail.curve(_CURVE),
         pace=pace.means(tail.points) if tail.points else (),
     )
@@ -37,19 +47,16 @@ def trained(trial: Trial, harness: str, tail: Tail, result: TrainResult | None) 
         )
     return replace(
         base,
-        seconds=dict(result.seconds),
-        steps=result.steps,
-        tokens=result.tokens,
+        seconds={phase: _between(0, result.seconds[phase], MOST) for phase in PHASES if phase in result.seconds},
+        steps=_between(0, result.steps, COUNT),
+        tokens=_between(0, result.tokens, COUNT),
         train_tokens=trial.corpus.train.tokens,
-        parameters=result.parameters or None,
-        active_parameters=result.active_parameters,
-        peak_memory=result.peak_memory,
-        mfu=_mfu(result),
-        loss=result.loss,
-        device_name=result.device_name,
-        device_uuid=result.device_uuid,
-        torch_version=result.torch_version,
-        start_hash=result.start_hash or None,
+        parameters=_between(0, result.parameters, COUNT) or None,
+        active_parameters=None if result.active_parameters is None else _between(0, result.active_parameters, COUNT),
+        peak_memory=None if result.peak_memory is None else _between(0, result.peak_memory, COUNT),
+        mfu=_mfu(result, bench.device_name),
+        loss=None if result.loss is None else _between(-MOST, result.loss, MOST),
+        start_hash=result.start_hash[:_HASH] or None,
     )
 
 
@@ -61,7 +68,7 @@ def scored(base: Measurement, score: ScoreResult) -> Measurement:
         value=score.value,
         phase=None if score.outcome == "scored" else "score",
         reason=score.reason and _line(score.reason),
-        traceback=score.traceback and score.traceback[-_TRACEBACK:],
+        traceback=score.traceback and _text(score.traceback),
         claim=score.claim,
         targets=score.targets,
         bytes=score.bytes,
@@ -72,17 +79,28 @@ def scored(base: Measurement, score: ScoreResult) -> Measurement:
 
 def bounded(fault: Fault) -> Fault:
     """The fault as far as it may go on: the file it came in is as untrusted as the code that could have written it."""
-    traceback = fault.traceback and fault.traceback[-_TRACEBACK:]
-    return replace(fault, phase=fault.phase[:20], reason=_line(fault.reason), traceback=traceback)
+    phase = fault.phase if fault.phase in PHASES else "train"
+    return replace(fault, phase=phase, reason=_line(fault.reason), traceback=fault.traceback and _text(fault.traceback))
+
+
+def _between(least: float, number: N, most: float) -> N:
+    """So that a figure which is made up can be reckoned with all the same."""
+    return type(number)(min(max(number, least), most))
 
 
 def _line(reason: str) -> str:
-    return " ".join(reason.split())[:300]
+    return _text(" ".join(reason.split()))[:300]
 
 
-def _mfu(result: TrainResult) -> float | None:
+def _text(said: str) -> str:
+    """The end of it, without what would move a terminal's cursor or turn its text around."""
+    return "".join(c for c in said[-_TRACEBACK:] if c.isprintable() or c == "\n")
+
+
+def _mfu(result: TrainResult, device_name: str) -> float | None:
     """Model FLOPs used, as a share of the device's peak."""
-    peak, seconds = peak_flops(result.device_name), result.seconds.get("train", 0.0)
+    peak, seconds = peak_flops(device_name), result.seconds.get("train", 0.0)
     if not peak or not seconds or result.flops_per_token is None:
         return None
-    return result.flops_per_token * result.tokens / seconds / peak
+    mfu = result.flops_per_token * result.tokens / seconds / peak
+    return mfu if math.isfinite(mfu) else None

@@ -34,6 +34,7 @@ class Bench:
     """What every measurement of an engine finds there: see LocalEngine."""
 
     device: str
+    device_name: str  # of the GPU or the processor
     gpu: str | None  # UUID of the NVIDIA GPU
     memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str

@@ -100,10 +100,14 @@ class Training:
         except OSError:
             raise Crash(Fault("save", "the weights are not where run.save had put them")) from None
 
-    def _forget(self) -> None:
-        """Nothing is left of an earlier try."""
+    def clear(self) -> None:
+        """Nothing is left of what it has written, but for weights that were taken."""
         for name in ("train", "source", "train.log"):
             remove(self._home / name)
+
+    def _forget(self) -> None:
+        """Nothing is known of an earlier try."""
+        self.clear()
         self.tail = self._site.tail = Tail(self._folder / "events.jsonl")
         self.condemned = self.compiled = None
         self._began = time.monotonic()

@@ -118,8 +118,6 @@ class Run:
 
     def result(self) -> TrainResult:
         """What is known by now."""
-        cuda = self.device.type == "cuda"
-        properties = torch.cuda.get_device_properties(self.device) if cuda else None
         self._phases.close()
         return TrainResult(
             seconds=dict(self._phases.seconds) | ({"train": self._clock.elapsed} if self._clock.started else {}),
@@ -130,9 +128,6 @@ class Run:
             peak_memory=self._peak_memory(),
             flops_per_token=self._flops,
             loss=self._curve.last,
-            device_name=properties.name if properties else _host_name(self.device),
-            device_uuid=str(properties.uuid) if properties else None,
-            torch_version=torch.__version__,
             start_hash=self._start_hash or "",
         )
 
@@ -179,12 +174,3 @@ def _stated(model: nn.Module, name: str, most: float = sys.float_info.max) -> fl
     stated = getattr(model, name, None)
     stated = stated() if callable(stated) else stated
     return float(stated) if isinstance(stated, int | float) and 0 < stated <= most else None
-
-
-def _host_name(device: torch.device) -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), device.type)

@@ -19,6 +19,7 @@ from autoresearch.harness.sandbox import landlock, namespaces, policy, seccomp
 
 MECHANISMS = (*namespaces.NAMESPACES, "mount", "landlock", "seccomp")
 PROCESSES = 2048  # processes and threads of one worker
+_OPEN = 4096  # files that one process may have open
 _FILE = 20 * 10**9  # bytes of the largest file
 _LAST_CAPABILITY = 63
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _CLEAR_ALL = 24, 38, 47, 4
@@ -100,6 +101,9 @@ class Sandbox:
         that may be mapped, which count as memory."""
         _lower(resource.RLIMIT_CORE, 1)  # no core dump; with 0 it would still be sent to a program that takes them
         _lower(resource.RLIMIT_FSIZE, _FILE)
+        # Those that it has sent and nobody has taken count for its user, up to this, and then not even the house could
+        # send one: so it is half of what the house may have.
+        _lower(resource.RLIMIT_NOFILE, min(_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2))
         for priority in (resource.RLIMIT_NICE, resource.RLIMIT_RTPRIO):  # no better than it is
             _lower(priority, 0)
         if device == "cpu":

@@ -30,10 +30,12 @@ def installation(environ: Mapping[str, str], private: Path) -> tuple[Path, ...]:
 
     environ: of the process. private: a folder below which lies what is nobody's to read, such as the engine's scratch.
     """
-    kept = (Path.home(), Path(pwd.getpwuid(os.getuid()).pw_dir), private)
+    homes = [Path.home()]
+    with contextlib.suppress(KeyError):  # a user without an entry, as in some containers
+        homes.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
 
     def wide(path: Path) -> bool:
-        return os.path.lexists(path / ".git") or any(one.resolve().is_relative_to(path) for one in kept)
+        return os.path.lexists(path / ".git") or any(one.resolve().is_relative_to(path) for one in (*homes, private))
 
     found = [Path(name) for name in _SYSTEM]
     found += _python(wide)
@@ -41,7 +43,7 @@ def installation(environ: Mapping[str, str], private: Path) -> tuple[Path, ...]:
     found += [path for path in _linked() if not wide(path)]
     for folder in _from(environ, ("PATH",)):
         around = folder.parent  # of a compiler's programs: its libraries
-        whole = not wide(around) and not any(around.is_relative_to(one.resolve()) for one in kept[:2])
+        whole = not wide(around) and not any(around.is_relative_to(one.resolve()) for one in homes)
         found += [around if whole else folder] if not wide(folder) else []
     found += [library if wide(library.parent) else library.parent for library in _loaded()]
     return tuple(dict.fromkeys(found))
