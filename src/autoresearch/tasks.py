@@ -88,5 +88,5 @@ class ScoreResult:
     bytes: int | None = None
     audit: Audit | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
-    killed: bool = False  # a signal has ended one of its processes, which may have come from outside
+    suspected: bool = False  # it may have been the machine: a signal has ended a process, or one was slow
     traceback: str | None = None  # bounded; of a crash before the candidate knew any text

@@ -24,7 +24,7 @@ from tests.engine.test_local import body, folders, survivors
 GPU = "GPU-aaaa"
 OOM = Crash(Fault("train", "out of GPU memory in training"))
 BUG = Crash(Fault("train", "RuntimeError in training: shapes do not match"))
-KILLED = Crash(Fault("train", "the training process was ended by signal 9"), killed=True)
+KILLED = Crash(Fault("train", "the training process was ended by signal 9"), suspected=True)
 BROKEN = Crash(Fault("train", "AcceleratorError in training: CUDA error: uncorrectable ECC error encountered"))
 
 
@@ -168,7 +168,7 @@ def measuring(machine, engine, trial, tmp_path) -> Measuring:
     return Measuring(Site(replace(made._bench, gpu=GPU), made._alive, trial(), lambda _: None), tmp_path / "home")
 
 
-STOPPED = Crash(Fault("train", "far behind"), "stopped", killed=True)
+STOPPED = Crash(Fault("train", "far behind"), "stopped", suspected=True)
 
 
 @pytest.mark.parametrize(

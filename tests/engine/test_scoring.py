@@ -131,7 +131,7 @@ def test_no_scorer_waits_while_a_training_is_done_again(engine, trial, began, mo
         result = train(self, others_ready)
         if len(scorers) == 1:
             scorers.append(scoring())
-            raise Crash(Fault("save", "it was killed"), killed=True)
+            raise Crash(Fault("save", "it was killed"), suspected=True)
         return result
 
     monkeypatch.setattr(Training, "run", run)

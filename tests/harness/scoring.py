@@ -29,6 +29,7 @@ def score(
     limit: float = 120,
     incumbent: Path | None = None,
     bar: float | None = None,
+    room: int | None = None,
     seed: int = 0,
 ) -> ScoreResult:
     """Make the model, save its weights, score it."""
@@ -51,6 +52,7 @@ def score(
             go=FIRST + 2,
             compiled=FIRST + 3,
             bar=bar,
+            room=room,
             rows=rows,
         )
         run(task, folder, result.fileno(), losses.fileno())

@@ -47,6 +47,52 @@ def test_model_that_draws_its_predictions_is_not_reproducible(texts, tmp_path):
     assert re.search("does not reproduce|information it should not have", result.reason)  # by what it happens to draw
 
 
+def test_work_before_the_first_prediction_is_refused(texts, tmp_path):
+    """It could be training, on text that is kept in the weights: all that may take long has been rehearsed."""
+    source = zoo.BIGRAM + (
+        "import time\ncalls = []\n"
+        "class Model(Bigram):\n"
+        "    def train(self, mode=True):\n"
+        "        calls.append(mode)\n"
+        "        time.sleep(4 if len(calls) > 1 else 0)\n"
+        "        return super().train(mode)\n"
+    )
+    result = score(source, tmp_path, texts)
+    assert (result.outcome, result.suspected) == ("crashed", True)
+    assert re.fullmatch(r"the model was at work for 4\.\d s before its first prediction", result.reason)
+
+
+def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
+    text = validation.read(texts.validation[256], 32, 10**9)
+    with (tmp_path / "tip.npz").open("wb") as file:
+        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.1)
+    slow = zoo.BIGRAM + (
+        "import time\n"
+        "class Model(Bigram):\n"
+        "    def forward(self, tokens): time.sleep(1.2); return super().forward(tokens)\n"
+    )
+    result = score(slow, tmp_path, texts, rows=200, incumbent=tmp_path / "tip.npz")
+    assert (result.outcome, result.suspected) == ("crashed", True)
+    assert result.reason == "scoring took longer than 3.3 s, 3 times what the tip took"
+    assert score(slow, tmp_path, texts, rows=200).outcome == "scored"
+
+
+def test_where_there_was_no_room_another_process_rehearses(texts, tmp_path):
+    source = zoo.BIGRAM + (
+        "import os\n"
+        "class Model(Bigram):\n"
+        "    def forward(self, tokens):\n"
+        "        if not os.path.exists('../tried'):\n"
+        "            open('../tried', 'w').close()\n"
+        "            raise MemoryError\n"
+        "        return super().forward(tokens)\n"
+    )
+    result = score(source, tmp_path, texts, room=10**9)
+    assert result.outcome == "scored", result.reason
+    (tmp_path / "tried").unlink()
+    assert "out of memory in scoring" in score(source, tmp_path, texts).reason  # where there was all
+
+
 def test_same_text_same_score_whatever_the_rows_per_batch(texts, tmp_path):
     few, many = (score(zoo.HONEST["gru"], tmp_path / str(rows), texts, rows=rows) for rows in (7, 200))
     assert few.outcome == many.outcome == "scored"

@@ -49,7 +49,7 @@ def blame(crash: Crash, gpu: str | None) -> Blame | None:
             return Blame(f"{reason}, while {found.others}", crowded=True) if found.others else None
         if _HARDWARE.search(reason):
             return Blame(reason)
-    return Blame(reason) if crash.killed else None
+    return Blame(reason) if crash.suspected else None
 
 
 def await_gpu(gpu: str | None, deadline: float | None, show: Callable[[str, str], None], crowded: bool = False) -> None:

@@ -165,8 +165,8 @@ class Scoring:
 
 
 def _crash(score: ScoreResult) -> Crash:
-    return Crash(Fault("score", score.reason or "no score"), score=score, killed=score.killed)
+    return Crash(Fault("score", score.reason or "no score"), score=score, suspected=score.suspected)
 
 
 def _silent(code: int) -> ScoreResult:
-    return ScoreResult("crashed", f"the scorer ended with code {code} and left no result", killed=code > 128)
+    return ScoreResult("crashed", f"the scorer ended with code {code} and left no result", suspected=code > 128)

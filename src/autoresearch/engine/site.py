@@ -64,10 +64,10 @@ class Crash(Exception):
         fault: Fault,
         outcome: Literal["crashed", "quarantined", "stopped"] = "crashed",
         score: ScoreResult | None = None,
-        killed: bool = False,
+        suspected: bool = False,
     ) -> None:
-        """score: of the scorer, if it was that which ended. killed: by a signal, which may have come from outside."""
-        self.fault, self.outcome, self.score, self.killed = fault, outcome, score, killed
+        """score: of the scorer, if it was that which ended. suspected: the machine, as with a signal."""
+        self.fault, self.outcome, self.score, self.suspected = fault, outcome, score, suspected
 
 
 @dataclass

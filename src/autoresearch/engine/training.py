@@ -144,7 +144,7 @@ class Training:
             if fault := read_record(Fault, self._folder / "fault.json"):
                 raise Crash(outcome.bounded(fault))
             if code is not None:
-                raise Crash(self._died(code, child), killed=code > 128)
+                raise Crash(self._died(code, child), suspected=code > 128)
             if news:
                 self._judge_curve()
             now = time.monotonic()

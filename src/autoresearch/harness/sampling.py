@@ -21,6 +21,13 @@ class Sample(NamedTuple):
     weights: Floats
 
 
+class Incumbent(NamedTuple):
+    """What a claim is held against."""
+
+    losses: Losses  # its nats for each target
+    seconds: float | None = None  # in which its open process had scored; None: not known
+
+
 @dataclass(frozen=True, slots=True)
 class Chances:
     """What each target's chance is in proportion to.
@@ -82,39 +89,41 @@ def unigram(validation: Validation) -> Floats:
     return losses
 
 
-def save_losses(file: BinaryIO, validation: Validation, losses: NDArray[np.float32]) -> None:
-    """Keep the loss of each target with its size in the text, so that it can be compared across vocabularies."""
-    np.savez(file, sizes=validation.sizes, losses=losses)
+def save(file: BinaryIO, validation: Validation, losses: NDArray[np.float32], seconds: float) -> None:
+    """Keep the loss of each target with its size in the text, so that it can be compared across vocabularies, and how
+    long the open process took."""
+    np.savez(file, sizes=validation.sizes, losses=losses, seconds=np.float64(seconds))
 
 
-def incumbent_losses(path: str | None, validation: Validation) -> Losses:
-    """The incumbent's nats for each target here. One with another vocabulary has its losses spread over their bytes.
+def incumbent(path: str | None, validation: Validation) -> Incumbent:
+    """Of this text. The losses of one with another vocabulary are spread over their bytes.
 
-    A file that is not there, or is not what `save_losses` writes of this text, is as good as none.
+    A file that is not there, or is not what `save` writes of this text, is as good as none.
     """
     kept = _load(path) if path else None
     if kept is None:
-        return unigram(validation)
-    sizes, losses = kept
+        return Incumbent(unigram(validation))
+    sizes, losses, seconds = kept
     if np.array_equal(sizes, validation.sizes):
-        return losses
+        return Incumbent(losses, seconds)
     here, there = _places(validation.sizes), _places(sizes)
     if here[-1] != there[-1]:  # it was scored on another text
-        return unigram(validation)
+        return Incumbent(unigram(validation))
     cumulative = np.concatenate([[0.0], np.cumsum(losses, dtype=np.float64)])
     nats: Floats = np.diff(np.interp(here, there, cumulative)).clip(min=0.0)
-    return nats
+    return Incumbent(nats, seconds)
 
 
-def _load(path: str) -> tuple[NDArray[np.uint16], NDArray[np.float32]] | None:
+def _load(path: str) -> tuple[NDArray[np.uint16], NDArray[np.float32], float | None] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             sizes, losses = file["sizes"], file["losses"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            seconds = float(file["seconds"]) if "seconds" in file else None  # not in those of earlier versions
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
         return None
     if (sizes.dtype, losses.dtype) != (np.uint16, np.float32) or sizes.ndim != 1 or sizes.shape != losses.shape:
         return None
-    return (sizes, losses.clip(min=0.0)) if np.isfinite(losses).all() else None
+    return (sizes, losses.clip(min=0.0), seconds) if np.isfinite(losses).all() else None
 
 
 def _places(sizes: NDArray[np.uint16]) -> Floats:

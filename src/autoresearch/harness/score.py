@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ ERRORS = 4.0  # ... standard errors: a mean difference beyond both is no acciden
 SCATTER = 0.1  # nats: a deviation between positions that no rounding has; behind it a false claim could hide by chance
 CORRECTION = 2.0  # standard errors that are added to the mean difference by which a claim is corrected
 CLOSER = 4  # times as many positions are audited where a score may be kept
+SLOWER = 3.0  # times as long as the tip's open process may one take: what is computed there is not trained for
+SETTLING = {"cpu": 3.0, "cuda": 10.0, "mps": 10.0}  # seconds until it is at work: a busy machine, kernels to load, ...
+_LOADED = 5e8  # ... and so many bytes of weights a second, from a disk's cache
 DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
 _SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
 
@@ -65,37 +69,44 @@ class Judge:
     served: Floats = field(init=False)  # [R]: when the open process was given each row, in batches
     deadline: float = field(init=False)
     compiled: bytes = field(init=False)  # by the open process, when it knew no target
+    limit: float = field(init=False)  # seconds for each process, once it may begin
     seconds: dict[str, float] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.limit = self.task.limit
         self.rows = self.task.rows or _rows_per_batch(self.task)
         self.random = np.random.default_rng()  # seeded by the operating system
 
     def judge(self) -> ScoreResult:
         """Once. Never raises for what the candidate does."""
         try:
-            claimed = self._server("open")
+            claimed = self._server("open", self.task.room)
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
-            incumbent = sampling.incumbent_losses(self.task.incumbent, self.text)
-            claimed.rehearse(time.monotonic() + self.task.limit)
+            incumbent = sampling.incumbent(self.task.incumbent, self.text)
+            rehearsed = claimed.rehearse(time.monotonic() + self.limit)
             write_all(self.task.result, b"\n")  # ready
             if not os.read(self.task.go, 1):
                 raise Refused("there are no weights to score")
-            began = time.monotonic()
-            self.deadline = began + self.task.limit
             self.compiled = os.pread(self.task.compiled, os.fstat(self.task.compiled).st_size, 0)
+            if not rehearsed:  # but now there is room
+                claimed.stop()
+                claimed = self._server("open")
+                claimed.rehearse(time.monotonic() + self.limit)
+            if incumbent.seconds is not None:
+                self.limit = min(self.limit, SLOWER * incumbent.seconds + self._settling())
+            began = time.monotonic()
             claimed.go()
             with ThreadPoolExecutor(2) as beside:
                 sealed = self._server("sealed")
                 ready = beside.submit(sealed.give, self.compiled)  # while the other one answers
-                claim = self._claim(claimed)
+                claim = self._claim(claimed, began)
                 stopped = beside.submit(claimed.stop)
                 self._check(claim)
-                chances = Chances.of(incumbent, claim, self.task.context)
+                chances = Chances.of(incumbent.losses, claim, self.task.context)
                 stopped.result()  # before a position is drawn
                 self.seconds["open"] = time.monotonic() - began
-                saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, incumbent, claim)
+                saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, incumbent.losses, claim)
                 ready.result()
                 result = self._audited(sealed, claim, chances)
                 saved.result()
@@ -105,9 +116,11 @@ class Judge:
             return result
         except Refused as error:
             reason = str(error)
-            return ScoreResult("crashed", reason, seconds=self.seconds, killed=error.killed, traceback=error.said)
+            return ScoreResult("crashed", reason, seconds=self.seconds, suspected=error.suspected, traceback=error.said)
         except TimeoutError:
-            return ScoreResult("crashed", f"scoring took longer than {self.task.limit:g} s", seconds=self.seconds)
+            tip = "" if self.limit == self.task.limit else f", {SLOWER:g} times what the tip took"
+            reason = f"scoring took longer than {self.limit:.3g} s{tip}"
+            return ScoreResult("crashed", reason, seconds=self.seconds, suspected=bool(tip))
         finally:
             for server in self.servers:
                 server.pass_on()
@@ -115,6 +128,7 @@ class Judge:
     def _audited(self, server: Server, claim: NDArray[np.float32], chances: Chances) -> ScoreResult:
         """The verdict by positions drawn now. server: sealed, not told to go yet."""
         server.go()
+        self.deadline = time.monotonic() + self.limit
         may_be_kept = self.task.bar is not None and self._bits(claim) < self.task.bar
         size = self.task.audit * (CLOSER if may_be_kept else 1)
         sample = sampling.draw(chances, size, self.random)
@@ -132,18 +146,32 @@ class Judge:
         reason = _disbelief(audit, difference[persists])
         return self._result("quarantined" if reason else "scored", claim, audit, reason)
 
-    def _claim(self, server: Server) -> NDArray[np.float32]:
-        """float32[targets], as the open process says. Each row once, in secret order, with random company."""
+    def _claim(self, server: Server, began: float) -> NDArray[np.float32]:
+        """float32[targets], as the open process says. Each row once, in secret order, with random company.
+
+        Refused if the first batch takes long, though all was rehearsed: whoever trains on with text that is kept in the
+        weights must do so before any answer. began: when the process was told to go.
+        """
+        self.deadline = began + self.limit
         count = len(self.text.tokens)
         order = self.random.permutation(-(-count // self.rows) * self.rows) % count  # the last batch is filled up
         batches = order.reshape(-1, self.rows)
         frames = (self.text.tokens[batch].astype("<u2").tobytes() for batch in batches)
         table = np.zeros((count, self.task.context), dtype=np.float32)
+        answered = [began]
         for batch, reply in zip(batches, server.ask(frames, len(batches), self.deadline), strict=True):
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
+            answered.append(time.monotonic())
+        first, *others = np.diff(answered).tolist()
+        if first > self._settling() + 2 * median(others or [0.0]):  # the first is sent when the second is launched
+            raise Refused(f"the model was at work for {first:.1f} s before its first prediction", suspected=True)
         self.served = np.zeros(count)
         self.served[order] = np.arange(len(order)) // self.rows
         return table.reshape(-1)[: self.text.targets]
+
+    def _settling(self) -> float:
+        """Seconds in which a process that has rehearsed can load the weights and begin, on a busy machine."""
+        return SETTLING[self.task.device] + Path(self.task.weights).stat().st_size / _LOADED
 
     def _check(self, claim: NDArray[np.float32]) -> None:
         if not np.isfinite(claim).all():
@@ -154,7 +182,7 @@ class Judge:
     def _save(self, claim: NDArray[np.float32]) -> None:
         """Leave the losses for later audits. They count only if this scoring ends well."""
         with os.fdopen(self.task.losses, "wb") as file:
-            sampling.save_losses(file, self.text, claim)
+            sampling.save(file, self.text, claim, self.seconds["open"])
 
     def _drifts(self, incumbent: Losses, claim: NDArray[np.float32]) -> bool:
         gains = sampling.by_row(incumbent - claim, self.task.context)
@@ -208,7 +236,7 @@ class Judge:
         told = (self._bits(claim), self.text.targets, self.text.bytes, audit, self.seconds)
         return ScoreResult(outcome, reason, value, *told)
 
-    def _server(self, mode: str) -> Server:
+    def _server(self, mode: str, room: int | None = None) -> Server:
         task = ServeTask(
             mode="open" if mode == "open" else "sealed",
             source=self.task.source,
@@ -218,7 +246,7 @@ class Judge:
             context=self.task.context,
             vocab_size=self.task.tokens.vocab_size,
             bos=self.task.tokens.bos,
-            room=self.task.room,
+            room=room,
             read=-1,
             write=-1,
         )

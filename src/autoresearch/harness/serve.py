@@ -29,7 +29,7 @@ from autoresearch.harness import candidate
 from autoresearch.harness.losses import losses
 from autoresearch.harness.wake import wake
 from autoresearch.harness.weights import load
-from autoresearch.harness.wire import COUNT, FAILED, GO, OK, ServeTask, read_into, write_all
+from autoresearch.harness.wire import COUNT, FAILED, GO, OK, ROOM, ServeTask, read_into, write_all
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
@@ -92,7 +92,7 @@ def serve(task: ServeTask) -> None:
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
             awake()
-            write_all(task.write, bytes([OK]))
+            write_all(task.write, bytes([OK]) + (ROOM if model else b"-"))
         else:
             _seal(task)
             stored = _stored(task)
@@ -110,8 +110,7 @@ def serve(task: ServeTask) -> None:
 
 def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
     """Run the model as it will be run here, and on CUDA uncompiled too, as in a sealed process. A new one, which knows
-    nothing of that; None if there is not memory enough: whether there is, is for later to find out, when the device is
-    free."""
+    nothing of that; None if there is not room enough: another process is to rehearse when there is all."""
     cuda = task.device == "cuda"
     model = None
     if cuda and task.room is not None:
@@ -128,7 +127,7 @@ def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
         del first
         model = _built(task)
     except _Stop as stop:
-        if stop.status != _NO_MEMORY:
+        if stop.status != _NO_MEMORY or task.room is None:
             raise
     if cuda:
         torch.cuda.empty_cache()

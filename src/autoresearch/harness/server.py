@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoresearch import compilers
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
-from autoresearch.harness.wire import AHEAD, COUNT, FAILED, GO, Line, Refused, ServeTask, write_all
+from autoresearch.harness.wire import AHEAD, COUNT, FAILED, GO, ROOM, Line, Refused, ServeTask, write_all
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
 _PIPE = 2**20  # bytes that it takes, if it may
@@ -45,18 +45,18 @@ class Server:
         os.close(read)
         os.close(write)
 
-    def rehearse(self, deadline: float) -> None:
-        """Wait until an open one is ready. Once. Refused if the model cannot be scored, with the traceback that was
-        printed, since no text is known there yet; TimeoutError at the deadline."""
+    def rehearse(self, deadline: float) -> bool:
+        """Wait until an open one is ready; False if there was no room for the model. Once. Refused if that cannot be
+        scored, with the traceback that was printed, since no text is known there yet; TimeoutError at the deadline."""
         try:
             with self._told_of_its_end():
-                Line(self._read, self._write, deadline).receive(0)
+                return Line(self._read, self._write, deadline).receive(1) == ROOM
         except Refused as error:
             _, failed, said = self._said(_LOG).decode(errors="replace").rpartition(f"{FAILED}\n")
             if not failed:
                 raise
             line, _, traceback = said.strip().partition("\n")
-            raise Refused(f"{error}: {line}", killed=error.killed, said=traceback[-_TRACEBACK:]) from None
+            raise Refused(f"{error}: {line}", suspected=error.suspected, said=traceback[-_TRACEBACK:]) from None
 
     def give(self, compiled: bytes) -> None:
         """Give a sealed one what was compiled by a process that knew no target. Once, before it is told to go; waits
@@ -91,7 +91,7 @@ class Server:
         except EOFError:
             code = self._forks.wait_for(self._number, _ENDING)
             how = f"was ended by signal {code - 128}" if code and code > 128 else "ended"
-            raise Refused(f"the scoring process {how} before it had answered", killed=how != "ended") from None
+            raise Refused(f"the scoring process {how} before it had answered", suspected=how != "ended") from None
 
     def stop(self) -> None:
         """End it and everything that it began, whatever that did to get away; returns when they are gone. Refused if
@@ -99,7 +99,7 @@ class Server:
         try:
             self._forks.end(self._number)
         except Gone:
-            raise Refused("the scoring process has ended more than itself", killed=True) from None
+            raise Refused("the scoring process has ended more than itself", suspected=True) from None
         except TimeoutError:
             raise Refused("the scoring process cannot be ended") from None
         for path in self._left:

@@ -1,9 +1,10 @@
 """What the judge and a serving process say to each other: fixed-size frames over two pipes, no pickles, no text.
 
-An open server says when it is ready, by a byte of status; a sealed one is given what is compiled already. Judge to
-server: one byte to go; then how many frames will come, and the frames. Server to judge: one byte of status when the
-weights are there, then one byte of status and, if that is OK, a payload for each frame. The server reads a frame ahead
-of the one it answers. The judge believes sizes and nothing else.
+An open server says when it is ready, by a byte of status and, if that is OK, one of whether there was room for the
+model; a sealed one is given what is compiled already. Judge to server: one byte to go; then how many frames will come,
+and the frames. Server to judge: one byte of status when the weights are there, then one byte of status and, if that is
+OK, a payload for each frame. The server reads a frame ahead of the one it answers. The judge believes sizes and nothing
+else.
 """
 
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 GO = b"g"
+ROOM = b"r"  # after a rehearsal: there was enough
 OK = 0
 COUNT = 4  # bytes of a number, little-endian: of frames, or of bytes
 FAILED = "=== the candidate has failed ==="  # a line before what it has failed with, and where
@@ -33,11 +35,11 @@ FAILURES = {
 class Refused(Exception):
     """The candidate cannot be scored. Once there is text, the message is one of ours, never the candidate's words."""
 
-    def __init__(self, message: str, killed: bool = False, said: str | None = None) -> None:
-        """killed: a signal has ended a process, which may have come from outside. said: what was printed by one that
-        knew no text."""
+    def __init__(self, message: str, suspected: bool = False, said: str | None = None) -> None:
+        """suspected: it may have been the machine, as with a signal that has ended a process. said: what was printed by
+        one that knew no text."""
         super().__init__(message)
-        self.killed, self.said = killed, said
+        self.suspected, self.said = suspected, said
 
 
 @dataclass(frozen=True, slots=True)
