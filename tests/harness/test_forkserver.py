@@ -335,8 +335,10 @@ def test_a_server_that_is_killed_before_it_is_ready_says_by_what(server):
 STALLING = """
 import os
 class Model(Bigram):
+    batches = 0
     def forward(self, tokens):
-        if tokens[0, 1:].tolist() != list(range(1, tokens.size(1))):  # the rows that are made up
+        self.batches += 1
+        if self.batches > 2:  # of text: those that are made up were for another model
             open('../open-pid', 'w').write(str(os.getpid()))
             while not os.path.exists('../go'): time.sleep(0.01)
         return self.table[tokens]
