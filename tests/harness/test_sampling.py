@@ -76,28 +76,30 @@ def kept(texts, tmp_path):
     text = validation.read(texts.validation[1024], 32, 10**9)
     lost = np.random.default_rng(1).gamma(1.0, 2.0, text.targets).astype(np.float32)
     with (tmp_path / "losses.npz").open("wb") as file:
-        sampling.save(file, text, lost, 1.5)
+        sampling.save(file, text, lost, 1.5, "a")
     return text, lost, tmp_path / "losses.npz"
 
 
 def test_the_incumbents_losses_come_back_as_they_were(kept):
     text, lost, path = kept
-    incumbent = sampling.incumbent(str(path), text)
+    incumbent = sampling.incumbent(str(path), text, "a")
     assert (incumbent.losses == lost).all() and incumbent.seconds == 1.5
+    assert sampling.incumbent(str(path), text, "another machine").seconds is None
 
 
 def test_of_an_earlier_version_no_time_is_known(kept, tmp_path):
     text, lost, _ = kept
     np.savez(tmp_path / "earlier.npz", sizes=text.sizes, losses=lost)
-    incumbent = sampling.incumbent(str(tmp_path / "earlier.npz"), text)
+    incumbent = sampling.incumbent(str(tmp_path / "earlier.npz"), text, "a")
     assert (incumbent.losses == lost).all() and incumbent.seconds is None
 
 
 def test_losses_are_spread_over_the_bytes_of_another_vocabulary(texts, kept):
     pairs, lost, path = kept
     text = validation.read(texts.validation[256], 48, 10**9)
-    spread = sampling.incumbent(str(path), text).losses
+    spread, seconds = sampling.incumbent(str(path), text, "a")
     assert len(spread) == text.targets
+    assert seconds == pytest.approx(1.5 * text.targets / len(lost))
     assert spread.sum() == pytest.approx(lost.sum(dtype=float), rel=1e-6)
     first = spread[: max(1, pairs.sizes[0])]  # of the bytes of the first pair
     assert first == pytest.approx(np.full(len(first), lost[0] / len(first)), rel=1e-6)
@@ -131,5 +133,5 @@ def test_a_file_that_is_no_such_losses_is_as_good_as_none(kept, tmp_path):
     expected = sampling.unigram(text)
     for name, data in forms(text, lost).items():
         (tmp_path / "other.npz").write_bytes(data)
-        assert (sampling.incumbent(str(tmp_path / "other.npz"), text).losses == expected).all(), name
-    assert (sampling.incumbent(str(tmp_path / "nowhere.npz"), text).losses == expected).all()
+        assert (sampling.incumbent(str(tmp_path / "other.npz"), text, "a").losses == expected).all(), name
+    assert (sampling.incumbent(str(tmp_path / "nowhere.npz"), text, "a").losses == expected).all()

@@ -65,7 +65,7 @@ def test_work_before_the_first_prediction_is_refused(texts, tmp_path):
 def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
     text = validation.read(texts.validation[256], 32, 10**9)
     with (tmp_path / "tip.npz").open("wb") as file:
-        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.1)
+        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.1, None)
     slow = zoo.BIGRAM + (
         "import time\n"
         "class Model(Bigram):\n"

@@ -107,6 +107,7 @@ class Scoring:
             losses=FIRST + 1,
             go=FIRST + 2,
             compiled=FIRST + 3,
+            machine=site.bench.device_name,
             memory=site.bench.memory,
             room=self._room,
             bar=trial.bar,

@@ -25,7 +25,7 @@ class Incumbent(NamedTuple):
     """What a claim is held against."""
 
     losses: Losses  # its nats for each target
-    seconds: float | None = None  # in which its open process had scored; None: not known
+    seconds: float | None = None  # that its open process took for as many targets; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +89,27 @@ def unigram(validation: Validation) -> Floats:
     return losses
 
 
-def save(file: BinaryIO, validation: Validation, losses: NDArray[np.float32], seconds: float) -> None:
+def save(
+    file: BinaryIO, validation: Validation, losses: NDArray[np.float32], seconds: float, machine: str | None
+) -> None:
     """Keep the loss of each target with its size in the text, so that it can be compared across vocabularies, and how
-    long the open process took."""
-    np.savez(file, sizes=validation.sizes, losses=losses, seconds=np.float64(seconds))
+    long the open process took, and on what."""
+    np.savez(file, sizes=validation.sizes, losses=losses, seconds=np.float64(seconds), machine=np.str_(machine or ""))
 
 
-def incumbent(path: str | None, validation: Validation) -> Incumbent:
-    """Of this text. The losses of one with another vocabulary are spread over their bytes.
+def incumbent(path: str | None, validation: Validation, machine: str | None) -> Incumbent:
+    """Of this text, and with its seconds if it was scored on such a machine. The losses of one with another vocabulary
+    are spread over their bytes.
 
     A file that is not there, or is not what `save` writes of this text, is as good as none.
     """
     kept = _load(path) if path else None
     if kept is None:
         return Incumbent(unigram(validation))
-    sizes, losses, seconds = kept
+    sizes, losses, seconds, where = kept
+    seconds = (
+        seconds * validation.targets / max(1, len(sizes)) if seconds is not None and where == (machine or "") else None
+    )
     if np.array_equal(sizes, validation.sizes):
         return Incumbent(losses, seconds)
     here, there = _places(validation.sizes), _places(sizes)
@@ -114,16 +120,17 @@ def incumbent(path: str | None, validation: Validation) -> Incumbent:
     return Incumbent(nats, seconds)
 
 
-def _load(path: str) -> tuple[NDArray[np.uint16], NDArray[np.float32], float | None] | None:
+def _load(path: str) -> tuple[NDArray[np.uint16], NDArray[np.float32], float | None, str] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             sizes, losses = file["sizes"], file["losses"]
             seconds = float(file["seconds"]) if "seconds" in file else None  # not in those of earlier versions
+            machine = str(file["machine"]) if "machine" in file else ""
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
         return None
     if (sizes.dtype, losses.dtype) != (np.uint16, np.float32) or sizes.ndim != 1 or sizes.shape != losses.shape:
         return None
-    return (sizes, losses.clip(min=0.0), seconds) if np.isfinite(losses).all() else None
+    return (sizes, losses.clip(min=0.0), seconds, machine) if np.isfinite(losses).all() else None
 
 
 def _places(sizes: NDArray[np.uint16]) -> Floats:

@@ -83,7 +83,7 @@ class Judge:
         try:
             claimed = self._server("open", self.task.room)
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
-            incumbent = sampling.incumbent(self.task.incumbent, self.text)
+            incumbent = sampling.incumbent(self.task.incumbent, self.text, self.task.machine)
             rehearsed = claimed.rehearse(time.monotonic() + self.limit)
             write_all(self.task.result, b"\n")  # ready
             if not os.read(self.task.go, 1):
@@ -182,7 +182,7 @@ class Judge:
     def _save(self, claim: NDArray[np.float32]) -> None:
         """Leave the losses for later audits. They count only if this scoring ends well."""
         with os.fdopen(self.task.losses, "wb") as file:
-            sampling.save(file, self.text, claim, self.seconds["open"])
+            sampling.save(file, self.text, claim, self.seconds["open"], self.task.machine)
 
     def _drifts(self, incumbent: Losses, claim: NDArray[np.float32]) -> bool:
         gains = sampling.by_row(incumbent - claim, self.task.context)
