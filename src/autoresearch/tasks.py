@@ -40,7 +40,8 @@ class ScoreTask:
     validation: int  # bytes of text to score at most, whole documents
     audit: int
     incumbent: str | None
-    limit: float  # seconds the whole scoring may take, from then on
+    limit: float  # seconds that the rehearsal may take; and from the weights on the claim, and as much again its proof
+    settling: float  # seconds until a process that has rehearsed is at work on its first rows, weights apart
     result: int  # file descriptor: takes an empty line when all is ready, and then the ScoreResult, a line of JSON
     losses: int  # file descriptor: takes the losses (.npz)
     go: int  # file descriptor: gives a byte when the weights are there
@@ -91,3 +92,4 @@ class ScoreResult:
     seconds: Mapping[str, float] = field(default_factory=dict)  # open, sealed
     suspected: bool = False  # it may have been the machine: a signal has ended a process, or one was slow
     traceback: str | None = None  # bounded; of a crash before the candidate knew any text
+    postponed: bool = False  # there was too little of the GPU's memory: to be done when all of it is free

@@ -20,7 +20,7 @@ CONSTANTS: dict[str, knobs.Value] = {
     "DEPTH": 2, "ASPECT": 32, "HEAD_DIM": 32, "CONTEXT": 64, "VOCAB_SIZE": 256, "BATCH_ROWS": 8, "MICRO_ROWS": 8,
     "EMBEDDING_LR": 0.3, "VALUE_LR": 0.1, "MATRIX_LR": 0.08, "SCALAR_LR": 0.1, "GATE_LR": 0.005, "MUON_MOMENTUM": 0.9,
 }  # fmt: skip
-SETTINGS = {"budget": 60.0, "max_steps": 40, "startup_limit": 60.0, "vocab_sizes": (256,), "audit": 128}
+SETTINGS = {"budget": 100.0, "max_steps": 40, "startup_limit": 60.0, "vocab_sizes": (256,), "audit": 128}
 
 LITTLE = 2**26  # bytes
 

@@ -66,7 +66,9 @@ def test_kill_of_the_parent_takes_everything_with_it(phase, sandbox, trial, tmp_
 
 
 def sleeper(home) -> subprocess.Popen:
-    return subprocess.Popen(["sleep", "600"], env={**os.environ, MARKER: str(home)}, start_new_session=True)
+    process = subprocess.Popen(["sleep", "600"], env={**os.environ, MARKER: str(home)}, start_new_session=True)
+    wait_until(lambda: MARKER in psutil.Process(process.pid).environ(), 20)  # a moment later, on a busy machine
+    return process
 
 
 def test_reaping_finds_what_outlived_its_supervisor(tmp_path):

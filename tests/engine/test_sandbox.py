@@ -187,12 +187,14 @@ def test_files_without_end_are_a_crash_and_are_gone(sandbox, engine, trial, tmp_
     assert folders(tmp_path / "scratch") == []
 
 
+@pytest.mark.skipif(HERE == OFF, reason="no sandbox here")
 def test_it_may_have_fewer_files_open_than_the_house(engine, trial):
     """What it has sent and nobody has taken counts for its user: with as many, the house could hand nothing over."""
-    code = "import resource\nassert resource.getrlimit(resource.RLIMIT_NOFILE) == (4096, 4096)"
-    measured = engine().measure(trial(body(code)))
+    own = engine()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    code = f"import resource\nassert max(resource.getrlimit(resource.RLIMIT_NOFILE)) <= {limit} // 2"
+    measured = own.measure(trial(body(code)))
     assert measured.outcome == "scored", measured.reason
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 5000
 
 
 def test_many_small_files_count_as_well(engine, trial, monkeypatch):

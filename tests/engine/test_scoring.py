@@ -1,6 +1,7 @@
 """When the processes of scoring begin: beside the warm-up, where a sandbox parts them from training."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,23 @@ def test_on_a_gpu_there_has_to_be_room_for_it(memory, limit, room, engine, trial
     one._trained(Scoring(site, one._room))
     assert [others_ready is not None for others_ready in asked] == [room is not None]
     assert one._room == room
+
+
+@full
+def test_where_there_is_too_little_room_it_begins_when_the_training_has_ended(engine, trial, monkeypatch):
+    monkeypatch.setattr(measuring, "Scoring", lambda site, room: Scoring(site, 10**9))
+    own = engine()
+    own.measure(trial())  # so that nothing is imported any more
+    until = time.time() + 4
+    full_until = (
+        f"        if time.time() < {until} and os.path.basename(os.getcwd())[:5] == 'open-': raise MemoryError\n"
+    )
+    source = TRAIN.replace("run.report(loss)", "time.sleep(0.25), run.report(loss)").replace(
+        "        return self.table[tokens]", full_until + "        return self.table[tokens]"
+    )
+    measured = own.measure(trial("import os, time\n" + source))
+    assert measured.outcome == "scored", measured.reason
+    assert measured.seconds["train"] > 4
 
 
 def test_what_an_open_process_leaves_is_not_told_to_a_training_by_its_name(engine, trial, tmp_path):

@@ -50,6 +50,7 @@ def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[s
     }
     defaults = {
         "PYTHONHASHSEED": "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }

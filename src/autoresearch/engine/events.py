@@ -27,7 +27,7 @@ class _Point(BaseModel):
     step: Annotated[int, Field(ge=0, le=COUNT)]
     seconds: Annotated[float, Field(ge=0, le=MOST)]
     progress: Annotated[float, Field(ge=0, le=1)]
-    loss: Annotated[float, Field(ge=-MOST, le=MOST)]  # nats per token
+    loss: Annotated[float, Field(allow_inf_nan=False)]  # nats per token
     tokens: Annotated[int, Field(ge=0, le=COUNT)]
     memory: Annotated[int, Field(ge=0, le=COUNT)] | None = None
 
@@ -79,7 +79,7 @@ class Tail:
             before, self.phase = self.phase, max(self.phase, event.phase, key=PHASES.index)  # the clock starts once
             return self.phase != before
         self.tokens, self.memory = event.tokens, event.memory
-        self.points.append(Point(event.step, event.seconds, event.progress, event.loss))
+        self.points.append(Point(event.step, event.seconds, event.progress, min(max(event.loss, -MOST), MOST)))
         if len(self.points) > _MOST_POINTS:
             del self.points[1::2]  # the first and the last stay
         return True

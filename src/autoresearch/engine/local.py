@@ -56,6 +56,7 @@ class LocalEngine:
         self._bench = Bench(
             self.device,
             device_name(self.device, environ),
+            f"{self.hardware}, {environ.get('OMP_NUM_THREADS', 'all')} threads",
             gpus[0].uuid if gpus else None,
             memory,
             self.fingerprint,

@@ -71,7 +71,8 @@ class Measuring:
             try:
                 return work()
             except Crash as crash:
-                self._clear()  # or what it has written would be taken for a full disk
+                crash.suspected |= self._site.is_full()  # by what it has written, or by somebody else
+                self._clear()
                 self._site.check_space()
                 blame = faults.blame(crash, self._site.bench.gpu) if crash.outcome == "crashed" else None
                 if blame is None or (suspected and not blame.certain):

@@ -89,12 +89,12 @@ def _between(least: float, number: N, most: float) -> N:
 
 
 def _line(reason: str) -> str:
-    return _text(" ".join(reason.split()))[:300]
+    return " ".join(_text(reason[:_TRACEBACK]).split())[:300]
 
 
 def _text(said: str) -> str:
     """The end of it, without what would move a terminal's cursor or turn its text around."""
-    return "".join(c for c in said[-_TRACEBACK:] if c.isprintable() or c == "\n")
+    return "".join(c for c in said[-_TRACEBACK:] if c.isprintable() or c in "\n\t")
 
 
 def _mfu(result: TrainResult, device_name: str) -> float | None:

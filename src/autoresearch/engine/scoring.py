@@ -48,13 +48,18 @@ class Scoring:
         self.cancel()
 
     def ready(self) -> bool:
-        """Whether it waits for weights. The first time it is asked its processes begin: the judge reads the held-out
-        text, and the model is run once on made-up rows. Crash if that fails, which says nothing of the text."""
+        """Whether it waits for weights, or for the device to be free. The first time it is asked its processes begin:
+        the judge reads the held-out text, and the model is run once on made-up rows. Crash if that fails, which says
+        nothing of the text."""
         scorer = self._scorer = self._scorer or self._begin()
         if not scorer.ready:
             code = scorer.child.exit_code()
             if scorer.channel.ready():
-                if result := scorer.channel.result():
+                result = scorer.channel.result()
+                if result and result.postponed and self._room is not None:
+                    self.cancel()
+                    return True
+                if result:
                     raise _crash(result)
                 scorer.compiled = caches.packed(self._site.compiled("score"))
                 scorer.ready = True
@@ -73,6 +78,8 @@ class Scoring:
 
         weights: that nobody writes to. compiled: what their training has left, to be kept with them.
         """
+        if self._scorer is None:
+            self._room = None  # since there is nobody else
         try:
             began = time.monotonic()
             self._site.show("score")
@@ -103,11 +110,12 @@ class Scoring:
             audit=trial.settings.audit,
             incumbent=trial.tip.losses if trial.tip else None,
             limit=site.bench.score_limit(trial),
+            settling=site.bench.settling(trial),
             result=FIRST,
             losses=FIRST + 1,
             go=FIRST + 2,
             compiled=FIRST + 3,
-            machine=site.bench.device_name,
+            machine=site.bench.hardware,
             memory=site.bench.memory,
             room=self._room,
             bar=trial.bar,
@@ -150,7 +158,7 @@ class Scoring:
     def _wait(self, scorer: _Scorer, began: float) -> None:
         """A moment. Crash if it has been too long."""
         limit = self._site.bench.score_limit(self._site.trial)
-        if time.monotonic() - began > limit + 15:
+        if time.monotonic() - began > 2 * limit + 15:  # for the open process, and for the sealed ones
             raise _crash(ScoreResult("crashed", f"scoring took longer than {limit:g} s"))
         if why := self._site.pause(scorer.child):
             raise _crash(ScoreResult("crashed", why))

@@ -35,6 +35,7 @@ class Bench:
 
     device: str
     device_name: str  # of the GPU or the processor
+    hardware: str  # what a process has of the machine, in a line
     gpu: str | None  # UUID of the NVIDIA GPU
     memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str
@@ -54,6 +55,11 @@ class Bench:
         if self.fixed_score_limit is not None:
             return self.fixed_score_limit
         return trial.settings.startup_limit + max(60.0, trial.settings.budget)
+
+    def settling(self, trial: Trial) -> float:
+        """Seconds in which a process that has rehearsed its scoring begins with it, on a busy machine: what it does
+        there is not trained for."""
+        return min(10.0, max(3.0, 0.1 * trial.settings.budget))
 
 
 class Crash(Exception):
@@ -141,14 +147,15 @@ class Site:
         if found > self._disk:
             return f"the files it has written take more than {format_size(self._disk)}"
         # Not by files that have names, so perhaps by one that has none, and is gone with who has opened it.
-        return "the disk was full until it was ended" if self._is_full() else None
+        return "the disk was full until it was ended" if self.is_full() else None
 
     def check_space(self) -> None:
         """EngineError if the disk is full when all have ended, so that whatever went wrong is the machine's fault."""
-        if self._is_full():
+        if self.is_full():
             raise EngineError(f"The disk of {self.bench.scratch} is full.", "Free some space and start again.")
 
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
+        """Whether the disk is."""
         with contextlib.suppress(FileNotFoundError):  # the candidate can have removed the folder
             return shutil.disk_usage(self.bench.scratch).free < _LITTLE_SPACE
         return False

@@ -36,8 +36,7 @@ SCATTER = 0.1  # nats: a deviation between positions that no rounding has; behin
 CORRECTION = 2.0  # standard errors that are added to the mean difference by which a claim is corrected
 CLOSER = 4  # times as many positions are audited where a score may be kept
 SLOWER = 3.0  # times as long as the tip's open process may one take: what is computed there is not trained for
-SETTLING = {"cpu": 3.0, "cuda": 10.0, "mps": 10.0}  # seconds until it is at work: a busy machine, kernels to load, ...
-_LOADED = 5e8  # ... and so many bytes of weights a second, from a disk's cache
+_LOADED = 5e8  # bytes of weights a second, from a disk's cache
 DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
 _SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
 
@@ -69,7 +68,7 @@ class Judge:
     served: Floats = field(init=False)  # [R]: when the open process was given each row, in batches
     deadline: float = field(init=False)
     compiled: bytes = field(init=False)  # by the open process, when it knew no target
-    limit: float = field(init=False)  # seconds for each process, once it may begin
+    limit: float = field(init=False)  # seconds for the rehearsal, and then for the claim
     seconds: dict[str, float] = field(default_factory=dict)
     servers: list[Server] = field(default_factory=list)
 
@@ -81,18 +80,15 @@ class Judge:
     def judge(self) -> ScoreResult:
         """Once. Never raises for what the candidate does."""
         try:
-            claimed = self._server("open", self.task.room)
+            claimed = self._server("open")
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
             incumbent = sampling.incumbent(self.task.incumbent, self.text, self.task.machine)
-            rehearsed = claimed.rehearse(time.monotonic() + self.limit)
+            if not claimed.rehearse(time.monotonic() + self.limit):
+                return ScoreResult("crashed", "there is no room beside the training", postponed=True)
             write_all(self.task.result, b"\n")  # ready
             if not os.read(self.task.go, 1):
                 raise Refused("there are no weights to score")
             self.compiled = os.pread(self.task.compiled, os.fstat(self.task.compiled).st_size, 0)
-            if not rehearsed:  # but now there is room
-                claimed.stop()
-                claimed = self._server("open")
-                claimed.rehearse(time.monotonic() + self.limit)
             if incumbent.seconds is not None:
                 self.limit = min(self.limit, SLOWER * incumbent.seconds + self._settling())
             began = time.monotonic()
@@ -128,7 +124,7 @@ class Judge:
     def _audited(self, server: Server, claim: NDArray[np.float32], chances: Chances) -> ScoreResult:
         """The verdict by positions drawn now. server: sealed, not told to go yet."""
         server.go()
-        self.deadline = time.monotonic() + self.limit
+        self.deadline = time.monotonic() + self.task.limit  # it has rehearsed nothing
         may_be_kept = self.task.bar is not None and self._bits(claim) < self.task.bar
         size = self.task.audit * (CLOSER if may_be_kept else 1)
         sample = sampling.draw(chances, size, self.random)
@@ -149,8 +145,8 @@ class Judge:
     def _claim(self, server: Server, began: float) -> NDArray[np.float32]:
         """float32[targets], as the open process says. Each row once, in secret order, with random company.
 
-        Refused if the first batch takes long, though all was rehearsed: whoever trains on with text that is kept in the
-        weights must do so before any answer. began: when the process was told to go.
+        Refused if the first of several batches takes long, though all was rehearsed: whoever trains on with text that
+        is kept in the weights must do so before any answer. began: when the process was told to go.
         """
         self.deadline = began + self.limit
         count = len(self.text.tokens)
@@ -163,7 +159,8 @@ class Judge:
             table[batch] = np.frombuffer(reply, dtype="<f4").reshape(self.rows, -1)
             answered.append(time.monotonic())
         first, *others = np.diff(answered).tolist()
-        if first > self._settling() + 2 * median(others or [0.0]):  # the first is sent when the second is launched
+        # The first is sent when the second is launched, or has been computed, and the last with the one before.
+        if len(others) > 2 and first > self._settling() + 2 * median(others):
             raise Refused(f"the model was at work for {first:.1f} s before its first prediction", suspected=True)
         self.served = np.zeros(count)
         self.served[order] = np.arange(len(order)) // self.rows
@@ -171,7 +168,7 @@ class Judge:
 
     def _settling(self) -> float:
         """Seconds in which a process that has rehearsed can load the weights and begin, on a busy machine."""
-        return SETTLING[self.task.device] + Path(self.task.weights).stat().st_size / _LOADED
+        return self.task.settling + Path(self.task.weights).stat().st_blocks * 512 / _LOADED
 
     def _check(self, claim: NDArray[np.float32]) -> None:
         if not np.isfinite(claim).all():
@@ -236,7 +233,7 @@ class Judge:
         told = (self._bits(claim), self.text.targets, self.text.bytes, audit, self.seconds)
         return ScoreResult(outcome, reason, value, *told)
 
-    def _server(self, mode: str, room: int | None = None) -> Server:
+    def _server(self, mode: str) -> Server:
         task = ServeTask(
             mode="open" if mode == "open" else "sealed",
             source=self.task.source,
@@ -246,7 +243,7 @@ class Judge:
             context=self.task.context,
             vocab_size=self.task.tokens.vocab_size,
             bos=self.task.tokens.bos,
-            room=room,
+            room=self.task.room,
             read=-1,
             write=-1,
         )

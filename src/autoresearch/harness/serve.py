@@ -92,13 +92,13 @@ def serve(task: ServeTask) -> None:
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
             awake()
-            write_all(task.write, bytes([OK]) + (ROOM if model else b"-"))
+            write_all(task.write, bytes([OK]) + (b"-" if model is None else ROOM))
         else:
             _seal(task)
             stored = _stored(task)
         if not _told(task):
             return
-        model = model or _built(task)
+        model = _built(task) if model is None else model
         _guarded(task, 3, partial(load, model, stored or _stored(task)))
         stored = None  # or its memory would be missing
         _guarded(task, 5, model.eval)
@@ -110,7 +110,7 @@ def serve(task: ServeTask) -> None:
 
 def _rehearsed(task: ServeTask, batch: _Batch) -> nn.Module | None:
     """Run the model as it will be run here, and on CUDA uncompiled too, as in a sealed process. A new one, which knows
-    nothing of that; None if there is not room enough: another process is to rehearse when there is all."""
+    nothing of that; None if there is not room enough beside a training."""
     cuda = task.device == "cuda"
     model = None
     if cuda and task.room is not None:

@@ -264,6 +264,7 @@ FILES = {
         ),
         "crashed",
         "3 times what the tip took|at work for .* before its first prediction",
+        settings={"budget": 20.0},
     ),
     "a pickle for weights": Patch(
         (

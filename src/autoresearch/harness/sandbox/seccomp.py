@@ -151,7 +151,7 @@ def _sockets(call: int) -> list[_Step]:
 def _ioctl(call: int) -> list[_Step]:
     """Nothing that a file system is asked for in this way."""
     letter = [_Step(_LOAD, _ARGUMENTS + 8), _Step(_AND, 0xFF00)]
-    return _on(call, [*letter, *_each(_OF_FILE_SYSTEMS, errno.EPERM)])
+    return _on(call, [*letter, *_each(_OF_FILE_SYSTEMS, errno.EOPNOTSUPP)])
 
 
 def _other_processes(call: int) -> list[_Step]:
