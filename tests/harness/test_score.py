@@ -77,6 +77,14 @@ def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
     assert score(slow, tmp_path, texts, rows=200).outcome == "scored"
 
 
+def test_the_time_that_is_allowed_grows_slowly_from_tip_to_tip(texts, tmp_path):
+    text = validation.read(texts.validation[256], 32, 10**9)
+    with (tmp_path / "tip.npz").open("wb") as file:
+        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.01, None)
+    assert score(zoo.HONEST["gru"], tmp_path, texts, incumbent=tmp_path / "tip.npz").seconds["open"] > 0.015
+    assert sampling.incumbent(str(tmp_path / "losses.npz"), text, None).seconds == pytest.approx(0.015, rel=0.1)
+
+
 def test_where_there_is_no_room_beside_a_training_it_is_postponed(texts, tmp_path):
     source = zoo.BIGRAM + (
         "import os\n"

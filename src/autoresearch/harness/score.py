@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from autoresearch.forks import Forks
 from autoresearch.harness import sampling, validation
-from autoresearch.harness.sampling import Chances, Floats, Losses, Sample
+from autoresearch.harness.sampling import Chances, Floats, Incumbent, Sample
 from autoresearch.harness.server import Server
 from autoresearch.harness.validation import Validation
 from autoresearch.harness.wire import Refused, ServeTask, write_all
@@ -36,6 +36,7 @@ SCATTER = 0.1  # nats: a deviation between positions that no rounding has; behin
 CORRECTION = 2.0  # standard errors that are added to the mean difference by which a claim is corrected
 CLOSER = 4  # times as many positions are audited where a score may be kept
 SLOWER = 3.0  # times as long as the tip's open process may one take: what is computed there is not trained for
+GROWTH = 1.5  # times as much at the most may the next one have as a measure, or it would grow from tip to tip
 _LOADED = 5e8  # bytes of weights a second, from a disk's cache
 DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
 _SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
@@ -64,6 +65,7 @@ class Judge:
     task: ScoreTask
     forks: Forks
     text: Validation = field(init=False)
+    incumbent: Incumbent = field(init=False)
     rows: int = field(init=False)  # per batch
     served: Floats = field(init=False)  # [R]: when the open process was given each row, in batches
     deadline: float = field(init=False)
@@ -82,15 +84,15 @@ class Judge:
         try:
             claimed = self._server("open")
             self.text = validation.read(self.task.tokens, self.task.context, self.task.validation)
-            incumbent = sampling.incumbent(self.task.incumbent, self.text, self.task.machine)
+            self.incumbent = sampling.incumbent(self.task.incumbent, self.text, self.task.machine)
             if not claimed.rehearse(time.monotonic() + self.limit):
                 return ScoreResult("crashed", "there is no room beside the training", postponed=True)
             write_all(self.task.result, b"\n")  # ready
             if not os.read(self.task.go, 1):
                 raise Refused("there are no weights to score")
             self.compiled = os.pread(self.task.compiled, os.fstat(self.task.compiled).st_size, 0)
-            if incumbent.seconds is not None:
-                self.limit = min(self.limit, SLOWER * incumbent.seconds + self._settling())
+            if self.incumbent.seconds is not None:
+                self.limit = min(self.limit, SLOWER * self.incumbent.seconds + self._settling())
             began = time.monotonic()
             claimed.go()
             with ThreadPoolExecutor(2) as beside:
@@ -99,10 +101,10 @@ class Judge:
                 claim = self._claim(claimed, began)
                 stopped = beside.submit(claimed.stop)
                 self._check(claim)
-                chances = Chances.of(incumbent.losses, claim, self.task.context)
+                chances = Chances.of(self.incumbent.losses, claim, self.task.context)
                 stopped.result()  # before a position is drawn
                 self.seconds["open"] = time.monotonic() - began
-                saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, incumbent.losses, claim)
+                saved, drifts = beside.submit(self._save, claim), beside.submit(self._drifts, claim)
                 ready.result()
                 result = self._audited(sealed, claim, chances)
                 saved.result()
@@ -114,8 +116,9 @@ class Judge:
             reason = str(error)
             return ScoreResult("crashed", reason, seconds=self.seconds, suspected=error.suspected, traceback=error.said)
         except TimeoutError:
-            tip = "" if self.limit == self.task.limit else f", {SLOWER:g} times what the tip took"
-            reason = f"scoring took longer than {self.limit:.3g} s{tip}"
+            limit = self.task.limit if "open" in self.seconds else self.limit
+            tip = "" if limit == self.task.limit else f", {SLOWER:g} times what the tip took"
+            reason = f"scoring took longer than {limit:.3g} s{tip}"
             return ScoreResult("crashed", reason, seconds=self.seconds, suspected=bool(tip))
         finally:
             for server in self.servers:
@@ -178,11 +181,14 @@ class Judge:
 
     def _save(self, claim: NDArray[np.float32]) -> None:
         """Leave the losses for later audits. They count only if this scoring ends well."""
+        seconds, measure = self.seconds["open"], self.incumbent.seconds
+        if measure is not None:
+            seconds = min(seconds, GROWTH * measure)
         with os.fdopen(self.task.losses, "wb") as file:
-            sampling.save(file, self.text, claim, self.seconds["open"], self.task.machine)
+            sampling.save(file, self.text, claim, seconds, self.task.machine)
 
-    def _drifts(self, incumbent: Losses, claim: NDArray[np.float32]) -> bool:
-        gains = sampling.by_row(incumbent - claim, self.task.context)
+    def _drifts(self, claim: NDArray[np.float32]) -> bool:
+        gains = sampling.by_row(self.incumbent.losses - claim, self.task.context)
         return _drifts(gains, self.served, self.task.context)
 
     def _bits(self, losses: NDArray[np.float32], correction: float = 0.0) -> float:
