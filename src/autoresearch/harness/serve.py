@@ -29,7 +29,7 @@ from autoresearch.harness import candidate
 from autoresearch.harness.losses import losses
 from autoresearch.harness.wake import wake
 from autoresearch.harness.weights import load
-from autoresearch.harness.wire import COUNT, FAILED, GO, OK, ROOM, ServeTask, read_into, write_all
+from autoresearch.harness.wire import COUNT, FAILED, GO, NO_ROOM, OK, ROOM, ServeTask, read_into, write_all
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
@@ -92,7 +92,7 @@ def serve(task: ServeTask) -> None:
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
             awake()
-            write_all(task.write, bytes([OK]) + (b"-" if model is None else ROOM))
+            write_all(task.write, bytes([OK]) + (NO_ROOM if model is None else ROOM))
         else:
             _seal(task)
             stored = _stored(task)

@@ -14,7 +14,19 @@ from pathlib import Path
 
 from autoresearch import compilers
 from autoresearch.forks import FIRST, Forks, Gone, own_folders
-from autoresearch.harness.wire import AHEAD, COUNT, FAILED, GO, ROOM, Line, Refused, ServeTask, write_all
+from autoresearch.harness.wire import (
+    AHEAD,
+    BROKEN,
+    COUNT,
+    FAILED,
+    GO,
+    NO_ROOM,
+    ROOM,
+    Line,
+    Refused,
+    ServeTask,
+    write_all,
+)
 
 _ENDING = 15.0  # seconds until the exit code of a process that has closed its line is known
 _PIPE = 2**20  # bytes that it takes, if it may
@@ -50,7 +62,10 @@ class Server:
         scored, with the traceback that was printed, since no text is known there yet; TimeoutError at the deadline."""
         try:
             with self._told_of_its_end():
-                return Line(self._read, self._write, deadline).receive(1) == ROOM
+                told = Line(self._read, self._write, deadline).receive(1)
+            if told not in (ROOM, NO_ROOM):
+                raise Refused(BROKEN)
+            return told == ROOM
         except Refused as error:
             _, failed, said = self._said(_LOG).decode(errors="replace").rpartition(f"{FAILED}\n")
             if not failed:

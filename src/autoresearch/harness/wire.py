@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 GO = b"g"
-ROOM = b"r"  # after a rehearsal: there was enough
+ROOM, NO_ROOM = b"r", b"n"  # after a rehearsal: whether there was
+BROKEN = "the scoring process broke its protocol"
 OK = 0
 COUNT = 4  # bytes of a number, little-endian: of frames, or of bytes
 FAILED = "=== the candidate has failed ==="  # a line before what it has failed with, and where
@@ -107,7 +108,7 @@ class Line:
         """The payload of one reply. Raises Refused by its status, TimeoutError, EOFError."""
         status = self._receive(1)[0]
         if status != OK:
-            raise Refused(FAILURES.get(status, "the scoring process broke its protocol"))
+            raise Refused(FAILURES.get(status, BROKEN))
         return self._receive(payload) if payload else b""
 
     def _receive(self, size: int) -> bytes:
