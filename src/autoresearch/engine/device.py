@@ -63,21 +63,15 @@ def describe_hardware(device: str, environ: Mapping[str, str] = _NOTHING) -> str
     memory = format_size(psutil.virtual_memory().total)
     if device == "mps":
         return f"Apple GPU, {memory} shared memory"
-    return f"{_cpu_name()}, {cores()} cores, {memory} memory"
-
-
-def device_name(device: str, environ: Mapping[str, str] = _NOTHING) -> str:
-    """Of the GPU, as torch says it too, or of the processor."""
-    if device == "cuda" and (gpus := visible_gpus(environ)):
-        return gpus[0].name
-    return _cpu_name() if device == "cpu" else device
+    return f"{cpu_name()}, {cores()} cores, {memory} memory"
 
 
 def _is_apple() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

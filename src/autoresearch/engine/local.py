@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from autoresearch.engine import children, faults
-from autoresearch.engine.device import describe_hardware, device_name, resolve_device
+from autoresearch.engine.device import cpu_name, describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
@@ -55,7 +55,7 @@ class LocalEngine:
         memory = gpus[0].memory if gpus else None
         self._bench = Bench(
             self.device,
-            device_name(self.device, environ),
+            gpus[0].name if gpus else cpu_name() if self.device == "cpu" else self.device,
             f"{self.hardware}, {environ.get('OMP_NUM_THREADS', 'all')} threads",
             gpus[0].uuid if gpus else None,
             memory,
