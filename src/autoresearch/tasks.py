@@ -46,7 +46,7 @@ class ScoreTask:
     losses: int  # file descriptor: takes the losses (.npz)
     go: int  # file descriptor: gives a byte when the weights are there
     compiled: int  # file descriptor: has by then what was compiled when all was ready (.tar), or nothing
-    machine: str | None = None  # what the device is called
+    machine: str = ""  # what a process has of it, in a line
     memory: int | None = None  # bytes the GPU has
     room: int | None = None  # of these, that may be taken until the weights are there; None: all
     bar: float | None = None  # bits per byte under which the score may be kept, and is audited more closely

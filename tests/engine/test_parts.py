@@ -60,6 +60,14 @@ def test_numbers_that_cannot_be_reckoned_with_are_no_event(field, tmp_path):
         assert (tail.tokens, tail.memory) == (300, 5)
 
 
+def test_a_loss_that_has_exploded_is_one_all_the_same(tmp_path):
+    path = tmp_path / "events.jsonl"
+    point = '{{"kind": "point", "step": {}, "seconds": 1, "progress": 0.5, "loss": {}, "tokens": 1}}\n'
+    path.write_text(point.format(1, 1.7e308) + point.format(2, -1.7e308))
+    tail = Tail(path)
+    assert tail.read() and [p.loss for p in tail.points] == [1e9, -1e9]
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
     path = tmp_path / "events.jsonl"
     point = '{{"kind": "point", "step": {}, "seconds": 1, "progress": 0.5, "loss": 2.0, "tokens": 1}}\n'

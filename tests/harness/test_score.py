@@ -65,7 +65,7 @@ def test_work_before_the_first_prediction_is_refused(texts, tmp_path):
 def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
     text = validation.read(texts.validation[256], 32, 10**9)
     with (tmp_path / "tip.npz").open("wb") as file:
-        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.1, None)
+        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.1, "")
     slow = zoo.BIGRAM + (
         "import time\n"
         "class Model(Bigram):\n"
@@ -80,9 +80,9 @@ def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
 def test_the_time_that_is_allowed_grows_slowly_from_tip_to_tip(texts, tmp_path):
     text = validation.read(texts.validation[256], 32, 10**9)
     with (tmp_path / "tip.npz").open("wb") as file:
-        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.01, None)
+        sampling.save(file, text, np.ones(text.targets, dtype=np.float32), 0.01, "")
     assert score(zoo.HONEST["gru"], tmp_path, texts, incumbent=tmp_path / "tip.npz").seconds["open"] > 0.015
-    assert sampling.incumbent(str(tmp_path / "losses.npz"), text, None).seconds == pytest.approx(0.015, rel=0.1)
+    assert sampling.incumbent(str(tmp_path / "losses.npz"), text, "").seconds == pytest.approx(0.015, rel=0.1)
 
 
 def test_where_there_is_no_room_beside_a_training_it_is_postponed(texts, tmp_path):

@@ -16,7 +16,7 @@ _CURVE = 200  # points
 _TRACEBACK = 4096  # characters
 _HASH = 64
 
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, int | None, float | None)
 
 
 def trained(trial: Trial, bench: Bench, tail: Tail, result: TrainResult | None) -> Measurement:
@@ -52,10 +52,10 @@ def trained(trial: Trial, bench: Bench, tail: Tail, result: TrainResult | None) 
         tokens=_between(0, result.tokens, COUNT),
         train_tokens=trial.corpus.train.tokens,
         parameters=_between(0, result.parameters, COUNT) or None,
-        active_parameters=None if result.active_parameters is None else _between(0, result.active_parameters, COUNT),
-        peak_memory=None if result.peak_memory is None else _between(0, result.peak_memory, COUNT),
+        active_parameters=_between(0, result.active_parameters, COUNT),
+        peak_memory=_between(0, result.peak_memory, COUNT),
         mfu=_mfu(result, bench.device_name),
-        loss=None if result.loss is None else _between(-MOST, result.loss, MOST),
+        loss=_between(-MOST, result.loss, MOST),
         start_hash=result.start_hash[:_HASH] or None,
     )
 
@@ -85,7 +85,7 @@ def bounded(fault: Fault) -> Fault:
 
 def _between(least: float, number: N, most: float) -> N:
     """So that a figure which is made up can be reckoned with all the same."""
-    return type(number)(min(max(number, least), most))
+    return None if number is None else type(number)(min(max(number, least), most))
 
 
 def _line(reason: str) -> str:

@@ -89,15 +89,13 @@ def unigram(validation: Validation) -> Floats:
     return losses
 
 
-def save(
-    file: BinaryIO, validation: Validation, losses: NDArray[np.float32], seconds: float, machine: str | None
-) -> None:
+def save(file: BinaryIO, validation: Validation, losses: NDArray[np.float32], seconds: float, machine: str) -> None:
     """Keep the loss of each target with its size in the text, so that it can be compared across vocabularies, and how
     long the open process took, and on what."""
-    np.savez(file, sizes=validation.sizes, losses=losses, seconds=np.float64(seconds), machine=np.str_(machine or ""))
+    np.savez(file, sizes=validation.sizes, losses=losses, seconds=np.float64(seconds), machine=np.str_(machine))
 
 
-def incumbent(path: str | None, validation: Validation, machine: str | None) -> Incumbent:
+def incumbent(path: str | None, validation: Validation, machine: str) -> Incumbent:
     """Of this text, and with its seconds if it was scored on such a machine. The losses of one with another vocabulary
     are spread over their bytes.
 
@@ -106,10 +104,8 @@ def incumbent(path: str | None, validation: Validation, machine: str | None) -> 
     kept = _load(path) if path else None
     if kept is None:
         return Incumbent(unigram(validation))
-    sizes, losses, seconds, where = kept
-    seconds = (
-        seconds * validation.targets / max(1, len(sizes)) if seconds is not None and where == (machine or "") else None
-    )
+    sizes, losses, taken, where = kept
+    seconds = taken * validation.targets / max(1, len(sizes)) if taken is not None and where == machine else None
     if np.array_equal(sizes, validation.sizes):
         return Incumbent(losses, seconds)
     here, there = _places(validation.sizes), _places(sizes)

@@ -143,14 +143,14 @@ def kernel(targets: Targets) -> str | None:
     with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
         os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
         done.append("sees what is in the page cache")
-    with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
-        fcntl.ioctl(file.fileno(), 0xC020660B, struct.pack("=QQLLLL", 0, 2**63, 0, 0, 0, 0))  # FS_IOC_FIEMAP
-        done.append("sees where files lie on a disk")
-    with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
-        keys = struct.pack("=LL16xQQQ24x", 0, 0, 0, 0, 0)
-        most = struct.pack("=LLQQQ24x", 2**32 - 1, 2**32 - 1, *[2**64 - 1] * 3)
-        fcntl.ioctl(file.fileno(), 0xC0C0583B, struct.pack("=LLLL48x", 0, 0, 0, 0) + keys + most)  # FS_IOC_GETFSMAP
-        done.append("sees what is free on a disk")
+    first, last = bytes(64), struct.pack("=LLQQQ32x", 2**32 - 1, 2**32 - 1, *[2**64 - 1] * 3)
+    for number, question, what in (
+        (0xC020660B, struct.pack("=QQLLLL", 0, 2**63, 0, 0, 0, 0), "sees where files lie on a disk"),  # FS_IOC_FIEMAP
+        (0xC0C0583B, bytes(64) + first + last, "sees what is free on a disk"),  # FS_IOC_GETFSMAP
+    ):
+        with contextlib.suppress(OSError), open(os.__file__, "rb") as file:  # noqa: PTH123
+            fcntl.ioctl(file.fileno(), number, question)
+            done.append(what)
     if (watch := libc.inotify_init1(0)) >= 0:
         os.close(watch)
         done.append("watches files of others")
