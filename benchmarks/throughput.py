@@ -120,8 +120,8 @@ class Run:
 
 def measure(variant: str, folder: str, tokens: TokenFile, seconds: float, profile: bool) -> str:
     """One row of the table."""
-    with contextlib.suppress(ImportError):  # as the harness does, where the extra `cudnn` is installed
-        importlib.import_module("autoresearch.harness.windows")
+    with contextlib.suppress(ImportError):  # as the harness does
+        importlib.import_module("autoresearch.harness.hopper")
     path = Path(folder) / f"core_{os.getpid()}.py"
     path.write_text(variants.source(variant))
     module = candidate.load(str(path))

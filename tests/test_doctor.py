@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -165,26 +164,6 @@ def test_a_gpu_that_somebody_uses(finished: Lab, tmp_path: Path) -> None:
         in (found["found"])
     )
     assert "process 5 " not in found["found"]
-
-
-def test_whose_attention_a_hopper_gpu_runs(finished: Lab, tmp_path: Path) -> None:
-    lab = with_driver(finished, tmp_path / "bin", H200.format(free=143155))
-    packages = tmp_path / "packages"
-    package = packages / "nvidia_cudnn_frontend-9.8.7.dist-info"
-    package.mkdir(parents=True)
-    if find_spec("cudnn") is None:
-        assert "the extra `cudnn`" in findings(lab)["attention"]["found"]
-    (package / "METADATA").write_text("Name: nvidia-cudnn-frontend\nVersion: 9.8.7\n")
-    (packages / "cudnn.py").write_text("raise ImportError('libcudnn.so.9 is not there')")
-    found = findings(lab, PYTHONPATH=str(packages))["attention"]
-    assert found["state"] == "warns" and "FlashAttention 2" in found["found"]
-    assert "9.8.7 cannot be imported" in found["found"] and "libcudnn.so.9 is not there" in found["found"]
-    (packages / "cudnn.py").write_text("")
-    found = findings(lab, PYTHONPATH=str(packages))["attention"]
-    assert (found["state"], found["found"]) == ("works", "windows by cuDNN, with nvidia-cudnn-frontend 9.8.7")
-    assert "attention" not in findings(
-        with_driver(finished, tmp_path / "old", "GPU-a, NVIDIA A100, 570.1, 81920, 80000")
-    )
 
 
 def test_several_gpus_and_the_one_that_is_chosen(finished: Lab, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from autoresearch.agent.select import default_agent, keys_set, make_model
 from autoresearch.corpus import hub, shards, sources, store
 from autoresearch.engine import sandbox
 from autoresearch.engine.device import describe_hardware, resolve_device
-from autoresearch.engine.fingerprint import WINDOWS
 from autoresearch.engine.gpus import GpuProcess, gpu_processes, visible_gpus
 from autoresearch.errors import CorpusError, ModelUnavailable, UserError
 from autoresearch.ledger import Ledger
@@ -29,7 +27,6 @@ from autoresearch.workspace import Workspace
 
 _SPACE = 2 * 10**9  # bytes kept free beside the corpus: weights of tip and candidate, logs, what is compiled
 _PATIENCE = 5.0  # seconds for a provider's answer
-_HOPPER = ("H100", "H200", "H800", "H20", "GH200")  # GPUs with a kernel for attention in windows that is an extra
 
 
 def examine(
@@ -124,25 +121,6 @@ def _gpu(limit: int | None, environ: Mapping[str, str]) -> Iterator[Finding]:
             if used_first
             else "",
         )
-    if any(name in gpus[0].name for name in _HOPPER):
-        yield _attention(environ)
-
-
-def _attention(environ: Mapping[str, str]) -> Finding:
-    """Whose kernel attention in windows is, where there is a choice."""
-    try:
-        package = f"{WINDOWS} {importlib.metadata.version(WINDOWS)}"
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            "attention", "works", "windows by FlashAttention 2; training is 4 % faster with the extra `cudnn`"
-        )
-    program = [sys.executable, "-P", "-c", "import cudnn"]
-    done = subprocess.run(program, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Finding("attention", "works", f"windows by cuDNN, with {package}")
-    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    found = f"windows by FlashAttention 2, since {package} cannot be imported: {why}"
-    return Finding("attention", "warns", found, "Install the package anew, or uninstall it.")
 
 
 def _gib(size: int | None) -> str:

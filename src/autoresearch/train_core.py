@@ -8,8 +8,7 @@ It needs nothing but torch, with the triton that comes with it where there is CU
     training    `main(run)`: warm up, start the clock, train until the budget is spent, save
 
 The harness imports it by path, calls `main(run)`, and scores the saved weights elsewhere, in a fresh `build_model`. So
-what a prediction needs lies in parameters and persistent buffers, or follows from the constants. Everything follows
-from the constants: the same file is half a million parameters on two CPU cores and a hundred million on a GPU.
+what a prediction needs lies in parameters and persistent buffers, or follows from the constants.
 
 Shapes: B rows, T tokens in a row, V entries of the vocabulary, C channels of the residual stream (WIDTH), H heads,
 D channels of a head, so that C = H * D. Layers are counted from 0.
@@ -99,6 +98,12 @@ def fused(function: Callable[..., Any], device: torch.device) -> Callable[..., A
     return torch.compile(function, dynamic=False) if device.type == "cuda" else function
 
 
+def for_hopper(name: str, x: Tensor, divides: bool) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The harness's faster operator of that name, if it has one, sizes suit it, and x is of 16 bits on a Hopper GPU."""
+    suits = divides and x.is_cuda and x.element_size() == 2 and torch.cuda.get_device_capability()[0] == 9
+    return getattr(torch.ops.autoresearch, name, None) if suits else None
+
+
 def norm(x: Tensor) -> Tensor:
     """RMSNorm over the channels, without weights."""
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
@@ -112,12 +117,8 @@ class Linear(nn.Linear):
         bound = scale * math.sqrt(3 / inputs)  # of a uniform distribution with deviation scale / sqrt(inputs)
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x: Tensor, stream: Tensor | None = None) -> Tensor:
-        """Of x[..., inputs]; on top of the stream[..., outputs], if that is given, at no further cost."""
-        weight = self.weight.to(x.dtype)
-        if stream is None:
-            return F.linear(x, weight)
-        return torch.addmm(stream.flatten(0, -2), x.flatten(0, -2), weight.T).view(stream.shape)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 def rotary_table() -> Tensor:
@@ -155,7 +156,6 @@ class RotatedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes as of `rotated_norm`."""
         query, key = (x.new_empty(*x.shape[:2], HEADS, HEAD_DIM) for _ in range(2))
         ctx.sizes = (x.numel() // HEAD_DIM, x.size(1), CONTEXT, HEADS, HEAD_DIM // 2, LATE_PAIRS, KERNEL_ROWS)
         ctx.grid = (math.ceil(ctx.sizes[0] / KERNEL_ROWS),)
@@ -166,7 +166,6 @@ class RotatedNorm(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """From the gradients of queries and keys to that of x."""
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
@@ -184,17 +183,16 @@ class CrossEntropy(torch.autograd.Function):
         logits = x @ weight.T
         losses = torch.empty(len(x), device=x.device)
         size, block = len(weight), triton.next_power_of_2(len(weight))
-        cross_entropy[(len(x),)](logits, targets, losses, SOFTCAP, size, block, num_warps=8)
+        cross_entropy[(len(x),)](logits, targets, losses, SOFTCAP, size, block, num_warps=8, maxnreg=80)
         ctx.save_for_backward(x, weight, logits)
         return losses.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """From the gradient of the mean to those of x and weight."""
         x, weight, of_logits = ctx.saved_tensors
         scale = gradients[0] / len(x)
-        return (of_logits @ weight).mul_(scale), (of_logits.T @ x).float().mul_(scale), None
+        return of_logits @ (weight * scale), (of_logits.T @ x).float().mul_(scale), None
 
 
 KERNEL_ROWS = 32  # heads of a token that one program rotates; channels lie side by side in halves
@@ -263,13 +261,15 @@ if triton:
         """A program takes one token: its loss, and its logits' gradient in their place."""
         row, column = tl.program_id(0).to(tl.int64), tl.arange(0, block)
         place, inside = logits + row * size + column, column < size
-        squashed = 2 * tl.sigmoid(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)) - 1  # tanh
-        top = tl.max(tl.where(inside, squashed, -1.0), 0)
-        odds = tl.where(inside, tl.exp((squashed - top) * cap), 0.0)
+        # tanh(x) - 1 is -2 / (1 + exp(2 x)): none is above 0, so that the largest need not be found before the odds are
+        power = tl.exp2(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2.8853900817779268 / cap))
+        root = tl.rsqrt(1 + power)
+        below = -2 * root * root
+        odds = tl.where(inside, tl.exp2(below * (1.4426950408889634 * cap)), 0.0)
         total = tl.sum(odds, 0)
         hit = column == tl.load(targets + row)
-        tl.store(losses + row, tl.log(total) + (top - tl.sum(tl.where(hit, squashed, 0.0), 0)) * cap)
-        gradient = (odds / total - tl.where(hit, 1.0, 0.0)) * (1 - squashed * squashed)
+        tl.store(losses + row, tl.log(total) - tl.sum(tl.where(hit, below, 0.0), 0) * cap)
+        gradient = (tl.where(hit, 1.0, 0.0) - odds * (1 / total)) * (below * (below + 2))
         tl.store(place, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
@@ -292,17 +292,16 @@ def window_mask(length: int, window: int, device: torch.device) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     """Causal attention [B, T, H, D] in which position t sees t - window + 1 to t. The one place that picks a kernel.
 
-    On CUDA, cuDNN's for whole rows, which torch picks where it is best; for windows FlashAttention 2, or on Hopper
-    cuDNN's if the harness has it, from its extra `cudnn`.
+    On CUDA, cuDNN's for whole rows, which torch picks where it is best; for windows the harness's, or FlashAttention 2.
     """
-    length = query.size(1)
+    length, channels = query.shape[1], query.shape[3]
     if window < length and query.is_cuda:
-        windowed = getattr(torch.ops.autoresearch, "windowed_attention", None)
-        if windowed and query.size(-1) <= 128 and torch.cuda.get_device_capability()[0] == 9:
-            seen: Tensor = windowed(query, key, value, window)[0]
-        else:
-            given = (query, key, value, None, None, length, length, 0.0, False, False)
-            seen = torch.ops.aten._flash_attention_forward(*given, window_size_left=window - 1, window_size_right=0)[0]
+        operator = for_hopper("windowed_attention", query, length % 64 == 0 and channels in (16, 32, 64, 128))
+        if operator:
+            return operator(query, key, value, window)[0]
+        given = (query, key, value, None, None, length, length, 0.0, False, False)
+        sides = {"window_size_left": window - 1, "window_size_right": 0}
+        seen: Tensor = torch.ops.aten._flash_attention_forward(*given, **sides)[0]
         return seen
     mask = None if window >= length else window_mask(length, window, query.device)
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
@@ -362,9 +361,11 @@ class MLP(nn.Module):
         self.up = Linear(WIDTH, MLP_RATIO * WIDTH)
         self.down = Linear(MLP_RATIO * WIDTH, WIDTH, scale=0.0)
 
-    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
-        result: Tensor = self.down(F.relu(self.up(x)).square(), stream)
-        return result
+    def forward(self, x: Tensor) -> Tensor:
+        up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
+        operator, flat = for_hopper("squared_relu_mlp", x, len(up) % 256 == 0), x.flatten(0, -2)
+        result: Tensor = operator(flat, up, down)[0] if operator else F.relu(flat @ up.T).square() @ down.T
+        return result.view(x.shape)
 
 
 class Block(nn.Module):
@@ -392,8 +393,8 @@ class Block(nn.Module):
         return x, *self.attention.before(norm(x), ids)
 
     def after(self, x: Tensor, seen: Tensor, gate: Tensor) -> Tensor:
-        x = self.attention.out((seen * gate).flatten(2), x)
-        result: Tensor = self.mlp(norm(x), x)
+        x = x + self.attention.out((seen * gate).flatten(2))
+        result: Tensor = x + self.mlp(norm(x))
         return result
 
 

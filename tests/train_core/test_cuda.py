@@ -22,14 +22,14 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.fixture(params=["FlashAttention", "cuDNN"])
-def windows(request, monkeypatch):
-    """Whose attention in windows it is; cuDNN's where the extra is installed."""
-    if request.param == "cuDNN":
-        pytest.importorskip("cudnn")
-        importlib.import_module("autoresearch.harness.windows")
+@pytest.fixture(params=["general", "hopper"])
+def operators(request, monkeypatch):
+    """With those of the harness, which are taken on Hopper and for what divides well, and without."""
+    if request.param == "hopper":
+        importlib.import_module("autoresearch.harness.hopper")
     else:
-        monkeypatch.setattr(torch.ops.autoresearch, "windowed_attention", None, raising=False)
+        for name in ("windowed_attention", "squared_relu_mlp"):
+            monkeypatch.setattr(torch.ops.autoresearch, name, None, raising=False)
 
 
 @pytest.mark.parametrize("head", [32, 64, 128])
@@ -50,7 +50,7 @@ def test_the_kernel_rotates_and_normalizes(load, head, length, dtype, share):
     torch.testing.assert_close(mine.double(), theirs.double(), **close)
 
 
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize(
     ("length", "window", "head"),
     [
@@ -93,7 +93,7 @@ def test_the_loss_and_its_gradients(load, vocabulary, size):
         assert (gradient.double() - expected.double()).norm() < 0.02 * expected.double().norm()
 
 
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("rows_of_pairs", [0, 4])
 def test_it_agrees_with_float32_on_the_cpu(load, rows_of_pairs):
     core = load(SMALL, NGRAM_ROWS=rows_of_pairs)
@@ -117,7 +117,7 @@ def test_it_agrees_with_float32_on_the_cpu(load, rows_of_pairs):
         assert similarity > 0.97, name
 
 
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("operators")
 def test_no_prediction_depends_on_a_later_token(load):
     core = load(SMALL, NGRAM_ROWS=4)
     model = disturbed(core, torch.device("cuda"))
@@ -150,7 +150,7 @@ def test_muon_steps_as_on_the_cpu(load, shape):
     assert moved[1].norm().item() == pytest.approx(moved[0].norm().item(), rel=0.02)
 
 
-@pytest.mark.usefixtures("windows")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("rows_of_pairs", [0, 4])
 def test_it_trains_compiled_and_compiles_nothing_on_the_clock(load, rows_of_pairs):
     core = load(SMALL, BATCH_ROWS=16, MICRO_ROWS=8, NGRAM_ROWS=rows_of_pairs)

@@ -55,7 +55,7 @@ _COMPILER = (
     "triton.compiler.code_generator",
     "triton.compiler.compiler",
     "triton.language",
-    "autoresearch.harness.windows",  # where its extra is installed
+    "autoresearch.harness.hopper",
 )
 # While it is imported: one compile thread, or else a pool of processes would be started; and whoever looks for a GPU is
 # told of one, without asking: neither CUDA nor NVML, once woken, does its work in a forked process.
