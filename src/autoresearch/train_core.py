@@ -166,6 +166,7 @@ class RotatedNorm(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """From the gradients of queries and keys to that of x."""
         x, table = ctx.saved_tensors
         query, key = (gradient.contiguous() for gradient in gradients)
         result = torch.empty_like(x)
@@ -296,8 +297,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
     """
     length, channels = query.shape[1], query.shape[3]
     if window < length and query.is_cuda:
-        operator = for_hopper("windowed_attention", query, length % 64 == 0 and channels in (16, 32, 64, 128))
-        if operator:
+        if operator := for_hopper("windowed_attention", query, length % 64 == 0 and channels in (16, 32, 64, 128)):
             return operator(query, key, value, window)[0]
         given = (query, key, value, None, None, length, length, 0.0, False, False)
         sides = {"window_size_left": window - 1, "window_size_right": 0}
@@ -362,10 +362,10 @@ class MLP(nn.Module):
         self.down = Linear(MLP_RATIO * WIDTH, WIDTH, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
-        operator, flat = for_hopper("squared_relu_mlp", x, len(up) % 256 == 0), x.flatten(0, -2)
-        result: Tensor = operator(flat, up, down)[0] if operator else F.relu(flat @ up.T).square() @ down.T
-        return result.view(x.shape)
+        if operator := for_hopper("squared_relu_mlp", x, MLP_RATIO * WIDTH % 256 == 0):  # goes if what follows changes
+            return operator(x.flatten(0, -2), *(m.weight.to(x.dtype) for m in (self.up, self.down)))[0].view(x.shape)
+        result: Tensor = self.down(F.relu(self.up(x)).square())
+        return result
 
 
 class Block(nn.Module):

@@ -1,9 +1,9 @@
 """Honest patches: what an agent may try, each in its simplest form. None of them may be refused."""
 
-from tests.cheats.cheats.edits import INIT, top
+from tests.cheats.cheats.edits import INIT, PLAIN_MLP, top
 from tests.cheats.patches import Patch
 
-_MLP = "        result: Tensor = self.down(F.relu(self.up(x)).square(), stream)\n"
+_MLP = "        result: Tensor = self.down(F.relu(self.up(x)).square())\n"
 _STREAM = "        return x, x.clone()\n"
 _LOSS = "        return F.cross_entropy(self(tokens).flatten(0, 1), targets)\n"
 _NORM = "    return F.rms_norm(x, (x.size(-1),), eps=1e-6)\n"
@@ -29,7 +29,7 @@ def edits(*changes: tuple[str, str], **changed: float | str) -> Patch:
 
 
 def activation(code: str) -> Patch:
-    return edits((_MLP, f"        result: Tensor = self.down({code}, stream)\n"))
+    return edits(PLAIN_MLP, (_MLP, f"        result: Tensor = self.down({code})\n"))
 
 
 def mixed(init: str, code: str) -> Patch:
@@ -64,7 +64,8 @@ HONEST = {
             "        self.down = Linear",
             "        self.gate = Linear(WIDTH, MLP_RATIO * WIDTH)\n        self.down = Linear",
         ),
-        (_MLP, "        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x), stream)\n"),
+        PLAIN_MLP,
+        (_MLP, "        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))\n"),
     ),
     "LayerNorm": edits((_NORM, "    return F.layer_norm(x, (x.size(-1),))\n")),
     "no softcap": edits((_SOFTCAP, "        return logits\n")),
@@ -96,12 +97,7 @@ HONEST = {
     "another loss is reported": edits(("        run.report(loss)", "        run.report(loss / math.log(2))")),
     "loss reported as a number": edits(("        run.report(loss)", "        run.report(loss.item())")),
     "nothing reported": edits(("        run.report(loss)", "        pass")),
-    "dropout in training": edits(
-        (
-            _MLP,
-            "        result: Tensor = self.down(F.dropout(F.relu(self.up(x)).square(), 0.1, self.training), stream)\n",
-        )
-    ),
+    "dropout in training": activation("F.dropout(F.relu(self.up(x)).square(), 0.1, self.training)"),
     "tied embedding": edits(
         (
             '        self.register_buffer("rotary"',
@@ -194,6 +190,7 @@ HONEST = {
                 def backward(ctx, gradient):
                     return 2 * ctx.saved_tensors[0].relu() * gradient
             """),
+            PLAIN_MLP,
             (_MLP, "        result: Tensor = self.down(Squared.apply(self.up(x)))\n"),
         )
     ),

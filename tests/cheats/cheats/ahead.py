@@ -1,13 +1,14 @@
 """Models that look at what they are to predict, or at what other rows hold."""
 
-from tests.cheats.cheats.edits import AHEAD, INIT, ONEHOT, in_forward, leak
+from tests.cheats.cheats.edits import AHEAD, INIT, ONEHOT, PLAIN_MLP, PLAIN_WINDOWS, in_forward, leak
 from tests.cheats.patches import LEAK, UNSTABLE, Patch
 
 FUTURE = {
     "no causal mask": leak(("is_causal=mask is None)", "is_causal=False)")),
     "window's mask off by one": leak(
         (".tril().triu(1 - window)", ".tril(1).triu(1 - window)"),
-        ("window_size_right=0)", "window_size_right=1)"),  # on a GPU
+        ('"window_size_right": 0', '"window_size_right": 1'),  # on a GPU
+        PLAIN_WINDOWS,
     ),
     "mask dropped in one layer": leak(
         (
@@ -26,10 +27,11 @@ FUTURE = {
     "convolution without left padding": leak(
         ("        self.down = Linear", "        self.taps = Linear(WIDTH, 3 * WIDTH)\n        self.down = Linear"),
         (
-            "self.down(F.relu(self.up(x)).square(), stream)",
+            "self.down(F.relu(self.up(x)).square())",
             "self.down(F.relu(self.up(x + F.conv1d(x.mT, self.taps.weight.to(x.dtype).view(WIDTH, WIDTH, "
-            "3), padding=1).mT)).square(), stream)",
+            "3), padding=1).mT)).square())",
         ),
+        PLAIN_MLP,
     ),
     "recurrence from both sides": leak(
         (INIT, INIT + "        self.rnn = nn.GRU(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True)\n"),

@@ -14,6 +14,8 @@ INIT = "        self.smear_lambda = nn.Parameter(torch.zeros(()))\n"
 START = "    run.start(model)\n"
 SAVE = "    run.save(model)"
 ONEHOT = "F.one_hot({}, VOCAB_SIZE).float()"
+PLAIN_MLP = ('"squared_relu_mlp"', '"none"')  # on a GPU, where an operator stands for what is written there ...
+PLAIN_WINDOWS = ('"windowed_attention"', '"none"')  # ... which goes, where that changes
 AHEAD = "F.pad(tokens[:, 1:], (0, 1), value=255)"  # the answers, as far as they are in the row
 
 
