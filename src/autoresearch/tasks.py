@@ -41,7 +41,6 @@ class ScoreTask:
     audit: int
     incumbent: str | None
     limit: float  # seconds that the rehearsal may take; and from the weights on the claim, and as much again its proof
-    settling: float  # seconds until a process that has rehearsed is at work on its first rows, weights apart
     result: int  # file descriptor: takes an empty line when all is ready, and then the ScoreResult, a line of JSON
     losses: int  # file descriptor: takes the losses (.npz)
     go: int  # file descriptor: gives a byte when the weights are there

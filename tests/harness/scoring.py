@@ -47,7 +47,6 @@ def score(
             audit=audit,
             incumbent=str(incumbent) if incumbent else None,
             limit=limit,
-            settling=3.0,
             result=FIRST,
             losses=FIRST + 1,
             go=FIRST + 2,

@@ -110,7 +110,6 @@ class Scoring:
             audit=trial.settings.audit,
             incumbent=trial.tip.losses if trial.tip else None,
             limit=site.bench.score_limit(trial),
-            settling=site.bench.settling(trial),
             result=FIRST,
             losses=FIRST + 1,
             go=FIRST + 2,

@@ -56,11 +56,6 @@ class Bench:
             return self.fixed_score_limit
         return trial.settings.startup_limit + max(60.0, trial.settings.budget)
 
-    def settling(self, trial: Trial) -> float:
-        """Seconds in which a process that has rehearsed its scoring begins with it, on a busy machine: what it does
-        there is not trained for."""
-        return min(10.0, max(3.0, 0.1 * trial.settings.budget))
-
 
 class Crash(Exception):
     """A measurement ends without a score."""

@@ -37,6 +37,7 @@ CORRECTION = 2.0  # standard errors that are added to the mean difference by whi
 CLOSER = 4  # times as many positions are audited where a score may be kept
 SLOWER = 3.0  # times as long as the tip's open process may one take: what is computed there is not trained for
 GROWTH = 1.5  # times as much at the most may the next one have as a measure, or it would grow from tip to tip
+_SETTLING = 3.0  # seconds in which a process that has rehearsed is at work, on a busy machine; alone it takes 0.1
 _LOADED = 5e8  # bytes of weights a second, from a disk's cache
 DRIFT = 6.0  # standard deviations of a rank correlation under chance: passed once in a billion scorings
 _SMALL = 8 * 2**30  # bytes: what a GPU has that does not say
@@ -170,8 +171,9 @@ class Judge:
         return table.reshape(-1)[: self.text.targets]
 
     def _settling(self) -> float:
-        """Seconds in which a process that has rehearsed can load the weights and begin, on a busy machine."""
-        return self.task.settling + Path(self.task.weights).stat().st_blocks * 512 / _LOADED
+        """Seconds in which a process that has rehearsed can load the weights and begin: what it does there is not
+        trained for."""
+        return _SETTLING + Path(self.task.weights).stat().st_blocks * 512 / _LOADED
 
     def _check(self, claim: NDArray[np.float32]) -> None:
         if not np.isfinite(claim).all():
