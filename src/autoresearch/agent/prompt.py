@@ -98,7 +98,8 @@ A harness that you cannot edit imports {path} and calls it. Keep all of this wor
 # The budget
 
 - {budget} of training by the wall clock{steps_note}. Import, building and warm-up lie outside it, but together
-  may take at most {startup}; beyond that the experiment is a crash. Scoring is not your concern.
+  may take at most {startup}; beyond that the experiment is a crash. So it is if scoring takes three times
+  as long as that of the file's best state; else scoring is not your concern.
 - So throughput counts like learning: a change that makes a step 10 % slower must learn more than 10 % better
   per step. Think in tokens seen and steps taken in the time, and say in the hypothesis which of the two you
   trade.
