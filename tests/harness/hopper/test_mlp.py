@@ -50,3 +50,9 @@ def test_it_compiles_and_takes_what_is_no_whole_tensor():
     compiled = torch.autograd.grad(torch.compile(function, fullgraph=True)(whole, up, down), (whole, up, down))
     for one, other in zip(plain, compiled, strict=True):
         assert (one - other).norm() < 0.01 * one.norm()
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(100, 256), (128, 320)])
+def test_what_does_not_divide_is_refused(channels, hidden):
+    with pytest.raises(ValueError, match="multiple of 8 channels and of 256 hidden ones"):
+        torch.ops.autoresearch.squared_relu_mlp(*inputs(64, channels, hidden))

@@ -51,3 +51,10 @@ def test_it_is_the_same_to_the_bit_every_time():
         for seen in (torch.ops.autoresearch.windowed_attention(*inputs, 256)[0] for _ in range(2))
     )
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("length", "channels"), [(100, 64), (128, 48)])
+def test_what_does_not_divide_is_refused(length, channels):
+    x = torch.randn(2, length, 2, channels, device="cuda", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="multiple of 64 positions and 16, 32, 64 or 128 channels"):
+        torch.ops.autoresearch.windowed_attention(x, x, x, 64)

@@ -20,7 +20,10 @@ TILE = 64  # positions that a program takes, and looks at, at once
 @torch.library.custom_op("autoresearch::windowed_attention", mutates_args=(), device_types="cuda")
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Causal attention [B, T, H, D], bfloat16 or float16, in which position t sees t - window + 1 to t; and what its
-    backward pass needs, float32[B, H, T]. T must be a multiple of 64, and D a power of 2 from 16 to 128."""
+    backward pass needs, float32[B, H, T]. T must be a multiple of 64, and D a power of 2 from 16 to 128: else
+    ValueError."""
+    if query.size(1) % TILE or query.size(3) not in (16, 32, 64, 128):
+        raise ValueError(f"windowed_attention takes a multiple of {TILE} positions and 16, 32, 64 or 128 channels")
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     seen, normalizer = _results(query)
     _launch(_forward, (query, key, value, seen), (normalizer,), window, stages=1)
