@@ -55,7 +55,7 @@ def survivors(*places: Path) -> list[psutil.Process]:
         try:
             env = process.environ()
             told = (env.get("AUTORESEARCH_CHILD", ""), process.cwd(), *process.cmdline())
-        except psutil.Error:
+        except (psutil.Error, OSError):  # a folder that a test beside this one nested too deep for a path, say
             continue
         if process.pid != os.getpid() and any(str(place) in part for place in places for part in told):
             found.append(process)
