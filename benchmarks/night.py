@@ -52,7 +52,8 @@ def _brief(experiments: int) -> Brief:
     path = chosen.settings.edit[0]
     history = tuple(_experiment(number) for number in range(1, experiments))
     files = {path: (ROOT / "src" / "autoresearch" / "train_core.py").read_text()}
-    return Brief(chosen, Metric(), files, history, experiments, "default", "NVIDIA H200, 140 GiB memory")
+    sigma, hardware = chosen.settings.sigma, "NVIDIA H200, 140 GiB memory"
+    return Brief(chosen, Metric(), files, history, experiments, "default", sigma, hardware)
 
 
 def _experiment(number: int) -> Experiment:

@@ -3,7 +3,7 @@
 A night is 100 proposals. Of these 45 % are worse, by 0.003 bits per byte at the mean (exponential), 40 % are nearly
 nothing (normal, sd 0.0003), and 15 % are gains, of 0.0015 at the mean (exponential); in a world without gains those
 are nearly nothing, too. A measurement is the truth and a normal error of deviation sigma. The program guesses 0.0007
-for it, whatever it is; the verdict estimates it from what the night repeats.
+for it (--guess), whatever it is; the verdict estimates it from that and from what the night repeats.
 
 - greedy: what measures better is kept, and the best value found is what is reported.
 - confirm each: `run --strict`, each keep is checked at once.
@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from autoresearch import decide
 from autoresearch.records import Experiment, Measurement, Metric, Purpose, Spread, Standing
@@ -56,9 +57,9 @@ def effect(draw: random.Random, gains: bool) -> float:
 class Campaign:
     """A run of which nothing is trained: each value is the truth and an error."""
 
-    def __init__(self, rule: str, sigma: float, draw: random.Random) -> None:
+    def __init__(self, rule: str, sigma: float, guess: float, draw: random.Random) -> None:
         self.strict, self.greedy = rule == "confirm each", rule == "greedy"
-        self.settings = Settings(min_gain=0.0, seeds=1) if self.greedy else Settings()
+        self.settings = Settings(min_gain=0.0, seeds=1) if self.greedy else Settings(sigma=guess)
         self.sigma, self.draw = sigma, draw
         self.measured = 0
         self.truth = {1: 1.0}  # value of each experiment
@@ -114,10 +115,10 @@ class Campaign:
                 ]
 
 
-def night(rule: str, sigma: float, gains: bool, seed: int) -> Night:
+def night(rule: str, sigma: float, guess: float, gains: bool, seed: int) -> Night:
     """One night from its seed."""
     draw = random.Random(seed)
-    run = Campaign(rule, sigma, draw)
+    run = Campaign(rule, sigma, guess, draw)
     run.repeat(decide.due)
     for _ in range(PROPOSALS):
         run.propose(effect(draw, gains))
@@ -137,7 +138,7 @@ def night(rule: str, sigma: float, gains: bool, seed: int) -> Night:
     return Night(true, reported, len(kept), sum(effect <= 0 for effect in kept), extra, covered)
 
 
-def row(rule: str, sigma: float, gains: bool, nights: Iterable[Night]) -> str:
+def row(rule: str, sigma: float, guess: float, gains: bool, nights: Iterable[Night]) -> str:
     """A line of the table."""
     found = list(nights)
     kept = sum(n.keeps for n in found)
@@ -145,7 +146,7 @@ def row(rule: str, sigma: float, gains: bool, nights: Iterable[Night]) -> str:
     covered = [n.covered for n in found if n.covered is not None]
     error = statistics.stdev(biases) / len(biases) ** 0.5
     cells = [
-        f"{sigma:g}", "yes" if gains else "no", rule,
+        f"{sigma:g}", f"{guess:g}", "yes" if gains else "no", rule,
         f"{statistics.fmean(n.true for n in found):.4f}", f"{kept / len(found):.1f}",
         f"{sum(n.false for n in found) / max(1, kept):.1%}",
         f"{statistics.fmean(biases):+.5f} ± {error:.5f}",
@@ -159,15 +160,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nights", type=int, default=1000, help="of each kind")
     parser.add_argument("--sigma", type=float, nargs="*", default=[0.0003, 0.0007, 0.0012, 0.002])
+    parser.add_argument("--guess", type=float, nargs="*", default=[0.0007], help="of sigma, in the program")
+    parser.add_argument("--rules", nargs="*", choices=RULES, default=RULES)
     options = parser.parse_args()
-    print("| sigma | gains | rule | true gain | keeps | false | bias of the reported | extra | interval holds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| sigma | guess | gains | rule | true gain | keeps | false | bias | extra | interval holds |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor() as pool:
-        for sigma in options.sigma:
-            for gains in (True, False):
-                for rule in RULES:
-                    nights = pool.map(partial(night, rule, sigma, gains), range(options.nights), chunksize=20)
-                    print(row(rule, sigma, gains, nights), flush=True)
+        for world in product(options.sigma, options.guess, (True, False), options.rules):
+            sigma, guess, gains, rule = world
+            nights = pool.map(partial(night, rule, sigma, guess, gains), range(options.nights), chunksize=20)
+            print(row(rule, sigma, guess, gains, nights), flush=True)
     return 0
 
 

@@ -1,12 +1,14 @@
 """Keep or not, confirmed or rolled back: every branch of the rule, and the statistics against known values."""
 
+import math
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
 from autoresearch import decide as rule
-from autoresearch.decide import CHECK_EVERY, SHORTER_BY, agreement, check, decide, due, last_due, spread, student
+from autoresearch.decide import CHECK_EVERY, DOUBT, SHORTER_BY, agreement, check, decide, due, last_due, spread, student
 from autoresearch.records import Experiment, Measurement, Metric, Purpose, Spread
 from autoresearch.settings import Settings
 
@@ -87,22 +89,47 @@ def test_students_t(p: float, freedom: float, value: float) -> None:
 
 
 def test_the_spread_begins_at_the_programs_and_follows_the_data() -> None:
-    assert spread(0.01, []) == Spread(pytest.approx(0.01), 4)
-    assert spread(0.01, [[2.0]]).sigma == pytest.approx(0.01)
-    found = spread(0.01, [[2.0, 2.2], [1.0, 1.0, 1.3]])  # sums of squares 0.02 and 0.06, freedom 1 and 2
-    assert found.freedom == 7
-    assert found.sigma == pytest.approx(((4 * 0.01**2 + 0.02 + 0.06) / 7) ** 0.5)
-    assert spread(0.01, [[0.0, 1.0] * 500]).sigma == pytest.approx(0.5, rel=0.01)
+    guessed = spread(0.01, [])
+    assert (guessed.sigma, guessed.repeats) == (pytest.approx(0.01), 0)
+    assert spread(0.01, [[2.0]]) == guessed
+    assert spread(0.01, [[2.0, 2.2], [1.0, 1.0, 1.3]]).repeats == 3
+    known = spread(0.01, [[0.0, 1.0] * 500])
+    assert known.sigma == pytest.approx(0.5, rel=0.01) and known.reach == pytest.approx(1.96, rel=0.01)
+    assert spread(0.01, [[1.0, 1.0, 1.0]]).sigma > 0
+
+
+@pytest.mark.parametrize("groups", [[], [[2.0, 2.02]], [[2.0, 2.2, 2.1], [1.0, 1.3]], [[1.0, 1.001, 1.002]]])
+def test_the_spread_is_what_is_known_of_it(groups: list[list[float]]) -> None:
+    """Against worlds drawn at random, each counted as often as it would have made those values."""
+    draw = random.Random(0)
+    sigmas = [0.03 * math.exp(draw.gauss(0.0, DOUBT)) for _ in range(200_000)]
+    chances = [
+        math.prod(math.exp(-((value - fmean(values)) ** 2) / 2 / sigma**2) for values in groups for value in values)
+        / sigma ** sum(len(values) - 1 for values in groups)
+        for sigma in sigmas
+    ]
+    found, total = spread(0.03, groups), sum(chances)
+    mean = sum(chance * math.log(sigma) for chance, sigma in zip(chances, sigmas, strict=True)) / total
+    assert found.sigma == pytest.approx(math.exp(mean), rel=0.02)
+    inside = (math.erf(found.reach * found.sigma / sigma / math.sqrt(2)) for sigma in sigmas)
+    within = sum(chance * share for chance, share in zip(chances, inside, strict=True)) / total
+    assert within == pytest.approx(0.95, abs=0.002)
+
+
+@pytest.mark.parametrize("wrong", [0.1, 10.0])
+def test_a_guess_that_is_wrong_by_far_gives_way_to_three_values(wrong: float) -> None:
+    found = spread(wrong * 0.01, [[1.0, 1.01, 1.02]])  # a standard deviation of 0.01
+    assert max(found.sigma / 0.01, 0.01 / found.sigma) < 2.5
 
 
 def test_agreement_is_a_test_at_five_percent() -> None:
-    sure = Spread(0.01, 1e9)
+    sure = Spread(0.01, 10**9)
     assert agreement(2.0, [2.02], sure).agrees and not agreement(2.0, [2.03], sure).agrees
     assert agreement(2.0, [2.03], sure).difference == pytest.approx(0.03)
     assert agreement(2.0, [1.97], sure).difference == pytest.approx(-0.03)
     assert agreement(2.0, [2.02], sure).allowed == pytest.approx(1.96 * 0.01 * 2**0.5, rel=1e-3)
     assert agreement(2.0, [2.02] * 4, sure).allowed == pytest.approx(1.96 * 0.01 * 1.25**0.5, rel=1e-3)
-    assert agreement(2.0, [2.0], Spread(0.01, 4)).allowed > agreement(2.0, [2.0], sure).allowed
+    assert agreement(2.0, [2.0], spread(0.01, [])).allowed > agreement(2.0, [2.0], sure).allowed
 
 
 # ---------------------------------------------------------------------------------------------- noise

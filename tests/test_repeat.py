@@ -2,6 +2,7 @@
 
 import pytest
 
+from autoresearch.decide import spread
 from tests.conftest import DISCARDED, KEPT, Lab, recording, reply, setting
 
 RUN = ("run", "--program", "programs/sure.md", "--experiments", 3, "--strict")
@@ -32,6 +33,10 @@ def test_a_run_tells_its_gain_on_a_split_that_decided_nothing(sure: Lab) -> None
     assert again["final"]["seed"] == again["noise"]["seed"] != again["first"]["seed"]
     assert again["final"]["start_hash"] == again["noise"]["start_hash"]  # the same weights, trained once
     assert "train" not in again["final"]["seconds"] and "train" in again["noise"]["seconds"]
+
+    known = spread(0.01, [[again["first"]["value"], again["noise"]["value"]]]).sigma
+    told = (sure.root / ".git" / "autoresearch" / "runs" / "sure" / "2" / "call-1.json").read_text()
+    assert f"Two runs of one file differ by about {known:.2g}" in told and f"{known:.2g}" != "0.01"
 
     found = sure("status", "--json").json["gain"]
     finals = [m["value"] for m in kept["measurements"] if m["purpose"] == "final"]

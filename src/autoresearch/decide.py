@@ -10,6 +10,7 @@ told by measurements that chose nothing: fresh seeds of the tip against those of
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from statistics import fmean
 
@@ -17,9 +18,10 @@ from autoresearch.records import Agreement, Experiment, Gain, Measurement, Metri
 from autoresearch.settings import Settings
 
 SHORTER_BY = 10  # lines that make an equal result worth keeping
-PRIOR_WEIGHT = 4  # the program's sigma counts as much as this many degrees of freedom
+DOUBT = math.log(3)  # standard deviation of log sigma, where a program guesses it: wrong by a factor of three or so
 ERRORS = 1.0  # standard errors of a difference that a gain must exceed
 CHECK_EVERY = 20  # experiments between two checks of the tip
+_FACTORS = [math.exp(i / 20) for i in range(-280, 281)]  # what sigma may be, in units of the guess
 JUMP = 0.9  # of the tip's value: whole leaks have taken 0.92 to 0.998 off; mending a file that learned nothing, 0.88
 
 
@@ -136,14 +138,43 @@ def repeats(history: Iterable[Experiment], without: int | None = None) -> list[t
     return [values for values in groups if len(values) > 1]
 
 
-def spread(prior: float, groups: Iterable[Sequence[float]], weight: float = PRIOR_WEIGHT) -> Spread:
-    """Sigma pooled over groups of repeated values, shrunk towards the prior, which counts as `weight` of them."""
-    total, freedom = weight * prior**2, float(weight)
+def spread(prior: float, groups: Iterable[Sequence[float]]) -> Spread:
+    """Sigma by groups of repeated values and by the program's guess of it, the prior.
+
+    A guess is wrong by a factor, either way: what is known of log sigma before anything was repeated is a normal
+    distribution about the guess's, with standard deviation DOUBT. (The usual inverse gamma would all but exclude that
+    the guess is too large.) `sigma` is the geometric mean of the posterior.
+    """
+    return _posterior(prior, *_pooled(groups))
+
+
+@lru_cache(maxsize=64)
+def _posterior(prior: float, squares: float, repeats: int) -> Spread:
+    logs = [
+        -((math.log(factor) / DOUBT) ** 2 + squares / (prior * factor) ** 2) / 2 - repeats * math.log(factor)
+        for factor in _FACTORS
+    ]
+    top = max(logs)
+    chances = [math.exp(log - top) for log in logs]
+    total = sum(chances)
+    mean = math.exp(sum(chance * math.log(factor) for chance, factor in zip(chances, _FACTORS, strict=True)) / total)
+    low, high = 1.0, 100.0  # of the errors, `reach` holds 95 in 100
+    while high - low > 0.001:
+        reach = (low + high) / 2
+        within = (math.erf(reach * mean / factor / math.sqrt(2)) for factor in _FACTORS)
+        inside = sum(chance * share for chance, share in zip(chances, within, strict=True)) / total
+        low, high = (reach, high) if inside < 0.95 else (low, reach)
+    return Spread(prior * mean, repeats, high)
+
+
+def _pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """The squares about the groups' means, and how many values more than groups there are: degrees of freedom."""
+    squares, repeats = 0.0, 0
     for values in groups:
         mean = fmean(values)
-        total += sum((value - mean) ** 2 for value in values)
-        freedom += len(values) - 1
-    return Spread(math.sqrt(total / freedom) if freedom else math.nan, freedom)
+        squares += sum((value - mean) ** 2 for value in values)
+        repeats += len(values) - 1
+    return squares, repeats
 
 
 def gain(metric: Metric, history: Sequence[Experiment]) -> Gain | None:
@@ -154,17 +185,17 @@ def gain(metric: Metric, history: Sequence[Experiment]) -> Gain | None:
     tips = [e for e in history if e.holds]
     if len(tips) < 2 or not (old := tips[0].values("final")) or not (new := tips[-1].values("final")):
         return None
-    found = spread(0.0, repeats(history), weight=0.0)
+    squares, freedom = _pooled(repeats(history))
     error = None
-    if found.freedom:
-        error = student(0.975, found.freedom) * found.sigma * math.sqrt(1 / len(old) + 1 / len(new))
+    if freedom:
+        error = student(0.975, freedom) * math.sqrt(squares / freedom * (1 / len(old) + 1 / len(new)))
     return Gain(metric.gain(fmean(old), fmean(new)), error, fmean(old), fmean(new), (len(old), len(new)))
 
 
 def agreement(recorded: float, again: Sequence[float], spread: Spread) -> Agreement:
-    """Two-sided test at 5 %: |mean(again) - recorded| against t * sigma * sqrt(1 + 1/n)."""
+    """Two-sided test at 5 %: |mean(again) - recorded| against sigma * sqrt(1 + 1/n), sigma as far as it is known."""
     difference = fmean(again) - recorded
-    allowed = student(0.975, spread.freedom) * spread.sigma * math.sqrt(1 + 1 / len(again))
+    allowed = spread.reach * spread.sigma * math.sqrt(1 + 1 / len(again))
     return Agreement(difference, allowed, abs(difference) <= allowed)
 
 

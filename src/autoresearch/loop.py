@@ -350,6 +350,7 @@ class Loop:
             history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
             number=experiment.number,
             tag=self.run.tag,
+            sigma=self._spread().sigma,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
             until=None if deadline is None else deadline - self._expected(),

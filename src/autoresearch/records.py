@@ -118,6 +118,7 @@ class Brief:
     history: tuple["Experiment", ...]  # oldest first, the baseline included, this experiment not
     number: int  # of the experiment to propose
     tag: str
+    sigma: float  # run-to-run standard deviation of the metric, as far as it is known
     hardware: str = ""  # one line: device, memory
     seed: int = 0  # for agents that draw at random, so that a resumed run repeats itself
     until: float | None = None  # steady.now() after which a proposal comes too late to be measured
@@ -356,10 +357,11 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The run-to-run standard deviation of a value, and the degrees of freedom behind it."""
+    """The run-to-run standard deviation of a value, as far as it is known."""
 
     sigma: float
-    freedom: float
+    repeats: int  # that it was measured by; 0: it is the program's guess
+    reach: float = 1.96  # sigmas that hold 95 errors of 100: the more, the less sigma itself is known
 
 
 @dataclass(frozen=True, slots=True)

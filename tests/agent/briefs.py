@@ -38,13 +38,15 @@ def brief(
     seed: int = 0,
     **settings: object,
 ) -> Brief:
+    chosen = Settings.model_validate({"vocab_sizes": [256]} | settings)
     return Brief(
-        program=Program("tiny", Settings.model_validate({"vocab_sizes": [256]} | settings), prose, "0" * 64),
+        program=Program("tiny", chosen, prose, "0" * 64),
         metric=metric,
         files={PATH: source},
         history=tuple(history),
         number=len(history) + 1,
         tag="tiny",
+        sigma=chosen.sigma,
         hardware="cpu, 2 cores",
         seed=seed,
     )

@@ -131,7 +131,7 @@ position sees.
 - Prefer what is likely to be large for this budget and this hardware: learning rates and batch size against
   steps, the size of the model against tokens seen, the schedule's shape, initialization, what the file computes
   and need not. Ideas that pay only in long runs or at large scale lose here.
-{early_stop}- Two runs of one file differ by about {sigma:g} (one standard deviation). What gains more than noise
+{early_stop}- Two runs of one file differ by about {sigma:.2g} (one standard deviation). What gains more than noise
   explains is kept for now; it is measured again later, and rolled back if it does not hold.
 - Simpler is better: removing code at no loss counts as a gain; a tiny gain is not worth 30 lines.
 - Be sure it runs. A crash costs an experiment: check shapes, dtypes, devices, names you have not defined,
@@ -205,7 +205,7 @@ def _stable(brief: Brief) -> str:
         "bytes_note": " (256 means bytes)" if 256 in settings.vocab_sizes else "",
         "memory": _memory(settings),
         "min_gain": settings.min_gain,
-        "sigma": settings.sigma,
+        "sigma": brief.sigma,
         "early_stop": _EARLY_STOP if settings.early_stop and settings.seeds > 1 else "",
     }
     rules = "\n".join(part.format(**names) for part in (_TASK, _CONTRACT, _FAIRNESS))

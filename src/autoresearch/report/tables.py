@@ -142,7 +142,9 @@ def _agreement(replay: Replay) -> str:
     found = replay.agreement
     if found is None:
         return "not compared: what was measured differs from what was recorded, or has no score"
-    sigma = f"sigma {replay.spread.sigma:.4f}, {replay.spread.freedom:.0f} degrees of freedom"
+    repeats = replay.spread.repeats
+    known = f"by {repeats} repeat{'s' * (repeats > 1)}" if repeats else "guessed"
+    sigma = f"sigma {replay.spread.sigma:.4f}, {known}"
     verdict = "they agree" if found.agrees else "they do NOT agree"
     return f"difference {found.difference:+.4f}; chance allows ±{found.allowed:.4f} ({sigma}): {verdict}"
 
