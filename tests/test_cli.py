@@ -24,7 +24,7 @@ from tests.conftest import CHEAP, COMMAND, Lab, contents, recording
 from tests.llm_server import LLMServer
 
 QUICK = ("-p", "programs/quick.md")
-HEAVY = ("torch", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
+HEAVY = ("torch", "numpy", "optuna", "anthropic", "openai", "pandas", "pyarrow", "rustbpe")
 
 GONE = "autoresearch: standard output is gone (Broken pipe): the rest of it is lost, nothing else.\n"
 

@@ -13,7 +13,7 @@ from autoresearch import campaign, workspace
 from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
-from autoresearch.corpus import prepare, sources, store
+from autoresearch.corpus import sources, store
 from autoresearch.engine import sandbox
 from autoresearch.engine.device import resolve_device
 from autoresearch.engine.local import LocalEngine
@@ -158,8 +158,11 @@ class Lab:
 
     def _views(self, prepared: store.Corpus) -> Callable[[int], CorpusView]:
         def view(vocab_size: int) -> CorpusView:
-            known = vocab_size in prepared.manifest.vocabularies
-            return (prepared if known else prepare.ensure(prepared, vocab_size)).view(vocab_size)
+            if vocab_size in prepared.manifest.vocabularies:
+                return prepared.view(vocab_size)
+            from autoresearch.corpus import prepare
+
+            return prepare.ensure(prepared, vocab_size).view(vocab_size)
 
         return view
 
