@@ -245,7 +245,8 @@ def test_repeats_leave_out_what_was_chosen() -> None:
         tried(3, 1.0, ("replay", 1.1)),
     ]
     assert rule.repeats(history) == [(2.0, 2.1, 2.2), (1.2, 1.3), (1.4, 1.5)]
-    assert rule.repeats(history, without=2) == [(2.0, 2.1, 2.2)]
+    assert rule.repeats(history, tested=1) == [(2.1, 2.2), (1.2, 1.3), (1.4, 1.5)]
+    assert rule.repeats(history, tested=2) == rule.repeats(history)  # what it was chosen by is not among them
     other = replace(history[0].measurements[1], device_name="another")
     assert rule.repeats([replace(history[0], measurements=(history[0].measurements[0], other))]) == []
 

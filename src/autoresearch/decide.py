@@ -123,18 +123,20 @@ def _measured(experiment: Experiment, purpose: Purpose) -> int:
 # ---------------------------------------------------------------------------------------------- statistics
 
 
-def repeats(history: Iterable[Experiment], without: int | None = None) -> list[tuple[float, ...]]:
-    """Groups of values that differ by chance alone. `without`: leave out the experiment of that number.
+def repeats(history: Iterable[Experiment], tested: int | None = None) -> list[tuple[float, ...]]:
+    """Groups of values that differ by chance alone. `tested`: the number of an experiment whose first value is to be
+    held against them.
 
     A value that chose its experiment is none of them, since being chosen moved it. Nothing chose the baseline's.
     """
     groups: list[tuple[float, ...]] = []
     for experiment in history:
         if experiment.number == 1:
-            kinds: tuple[tuple[Purpose, ...], ...] = (("first", "noise", "replay"),)
+            first: tuple[Purpose, ...] = () if tested == 1 else ("first",)
+            kinds: tuple[tuple[Purpose, ...], ...] = ((*first, "noise", "replay"),)
         else:
             kinds = (("replay",), ("final",))  # which were scored on different splits
-        groups += [experiment.values(*purposes) for purposes in kinds if experiment.number != without]
+        groups += [experiment.values(*purposes) for purposes in kinds]
     return [values for values in groups if len(values) > 1]
 
 

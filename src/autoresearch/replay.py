@@ -79,12 +79,10 @@ class Replayer:
         noted: Mapping[str, knobs.Value],
         measurements: tuple[Measurement, ...],
     ) -> Replay:
-        # The recorded value is what is tested, so it has no part in the spread that it is tested against.
         then = experiment.deciding.conditions if experiment.deciding else None
         values = [m.value for m in measurements if m.value is not None and m.conditions == then]
         history = self.repeater.ledger.experiments(self.repeater.run.tag)
-        others = decide.repeats(history, without=experiment.number)
-        spread = decide.spread(program.settings.sigma, [*others, *([values] if values else [])])
+        spread = decide.spread(program.settings.sigma, decide.repeats(history, tested=experiment.number))
         agreement = None
         if experiment.value is not None and values and not noted:
             agreement = decide.agreement(experiment.value, values, spread)
