@@ -21,8 +21,8 @@ SHORTER_BY = 10  # lines that make an equal result worth keeping
 DOUBT = math.log(3)  # standard deviation of log sigma, where a program guesses it: wrong by a factor of three or so
 ERRORS = 1.0  # standard errors of a difference that a gain must exceed
 CHECK_EVERY = 20  # experiments between two checks of the tip
-_FACTORS = [math.exp(i / 20) for i in range(-280, 281)]  # what sigma may be, in units of the guess
 JUMP = 0.9  # of the tip's value: whole leaks have taken 0.92 to 0.998 off; mending a file that learned nothing, 0.88
+_FACTORS = [math.exp(i / 20) for i in range(-280, 281)]  # what sigma may be, in units of the guess
 
 
 def decide(
