@@ -89,6 +89,7 @@ def test_a_key_is_read_as_people_write_it(line: str, key: str, value: object) ->
         ("audit: 1", "greater than or equal to 16"),
         ("min_gain: -1", "min_gain:"),
         ("sigma: 0", "sigma:"),
+        ("sigma: 1.0e-200", "sigma:"),
         ("device: tpu", "device:"),
         ("edit: [a.py, b.py]", "edit names 2 files"),
         ("edit: []", "edit:"),

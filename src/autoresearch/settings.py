@@ -53,7 +53,7 @@ class Settings(BaseModel):
         float, Field(ge=0, description="the smallest improvement worth keeping, in units of the metric")
     ] = 0.0005
     sigma: Annotated[
-        float, Field(gt=0, description="expected run-to-run standard deviation, used until it has been measured")
+        float, Field(ge=1e-9, description="expected run-to-run standard deviation, used until it has been measured")
     ] = 0.0007
     seeds: Annotated[
         int,
