@@ -22,7 +22,7 @@ DOUBT = math.log(3)  # standard deviation of log sigma, where a program guesses 
 ERRORS = 1.0  # standard errors of a difference that a gain must exceed
 CHECK_EVERY = 20  # experiments between two checks of the tip
 JUMP = 0.9  # of the tip's value: whole leaks have taken 0.92 to 0.998 off; mending a file that learned nothing, 0.88
-_FACTORS = [math.exp(i / 20) for i in range(-280, 281)]  # what sigma may be, in units of the guess
+_LOGS = [i / 20 for i in range(-280, 281)]  # what log sigma may be, less that of the guess
 
 
 def decide(
@@ -152,21 +152,18 @@ def spread(prior: float, groups: Iterable[Sequence[float]]) -> Spread:
 
 @lru_cache(maxsize=64)
 def _posterior(prior: float, squares: float, repeats: int) -> Spread:
-    logs = [
-        -((math.log(factor) / DOUBT) ** 2 + squares / (prior * factor) ** 2) / 2 - repeats * math.log(factor)
-        for factor in _FACTORS
-    ]
-    top = max(logs)
-    chances = [math.exp(log - top) for log in logs]
+    densities = [-((z / DOUBT) ** 2 + squares / (prior * math.exp(z)) ** 2) / 2 - repeats * z for z in _LOGS]  # logs
+    top = max(densities)
+    chances = [math.exp(density - top) for density in densities]
     total = sum(chances)
-    mean = math.exp(sum(chance * math.log(factor) for chance, factor in zip(chances, _FACTORS, strict=True)) / total)
+    mean = sum(chance * z for chance, z in zip(chances, _LOGS, strict=True)) / total
     low, high = 1.0, 100.0  # of the errors, `reach` holds 95 in 100
     while high - low > 0.001:
         reach = (low + high) / 2
-        within = (math.erf(reach * mean / factor / math.sqrt(2)) for factor in _FACTORS)
+        within = (math.erf(reach * math.exp(mean - z) / math.sqrt(2)) for z in _LOGS)
         inside = sum(chance * share for chance, share in zip(chances, within, strict=True)) / total
         low, high = (reach, high) if inside < 0.95 else (low, reach)
-    return Spread(prior * mean, repeats, high)
+    return Spread(prior * math.exp(mean), repeats, high)
 
 
 def _pooled(groups: Iterable[Sequence[float]]) -> tuple[float, int]:

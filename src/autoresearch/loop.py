@@ -226,7 +226,8 @@ class Loop:
 
     def _verdict(self, experiment: Experiment, measurement: Measurement) -> Verdict:
         tip, lines = self.ledger.tip(self.run.tag), experiment.lines or 0
-        return decide.decide(self.program.settings, self.run.metric, tip, measurement, lines, self._spread())
+        spread = self._spread(self.ledger.experiments(self.run.tag))
+        return decide.decide(self.program.settings, self.run.metric, tip, measurement, lines, spread)
 
     def settle(self, experiment: Experiment) -> Experiment:
         """Make the verdict true in git, and let go of what is not needed any more."""
@@ -263,7 +264,7 @@ class Loop:
         if tip is None or tip.standing != "provisional" or not any(m.purpose == "check" for m in tip.measurements):
             return
         last = decide.confirmed(history)
-        verdict = decide.check(self.program.settings, self.run.metric, last, tip, self._spread())
+        verdict = decide.check(self.program.settings, self.run.metric, last, tip, self._spread(history))
         standing: Standing = "confirmed" if verdict.status == "kept" else "rolled_back"
         word = standing.replace("_", " ")
         said = {
@@ -292,8 +293,8 @@ class Loop:
             for number in {e.number for e in (*done, *kept)} - needed:
                 trial.let_go(self.ledger, self.run.tag, number)
 
-    def _spread(self) -> Spread:
-        return decide.spread(self.program.settings.sigma, decide.repeats(self.ledger.experiments(self.run.tag)))
+    def _spread(self, history: list[Experiment]) -> Spread:
+        return decide.spread(self.program.settings.sigma, decide.repeats(history))
 
     # ------------------------------------------------------------------------------------------ limits
 
@@ -343,14 +344,15 @@ class Loop:
 
     def _brief(self, experiment: Experiment, deadline: float | None = None) -> Brief:
         files = {path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit}
+        history = self.ledger.experiments(self.run.tag)
         return Brief(
             program=self.program,
             metric=self.run.metric,
             files=files,
-            history=tuple(e for e in self.ledger.experiments(self.run.tag) if e.number < experiment.number),
+            history=tuple(e for e in history if e.number < experiment.number),
             number=experiment.number,
             tag=self.run.tag,
-            sigma=self._spread().sigma,
+            sigma=self._spread(history).sigma,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
             until=None if deadline is None else deadline - self._expected(),

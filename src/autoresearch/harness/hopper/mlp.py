@@ -20,8 +20,7 @@ TILE = (128, 256, 64)  # rows, columns and inner channels that a program multipl
 @torch.library.custom_op("autoresearch::squared_relu_mlp", mutates_args=(), device_types="cuda")
 def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """relu(x @ up.T) ** 2 @ down.T of x[N, C], up[hidden, C] and down[C, hidden], all bfloat16 or all float16; and what
-    its backward pass needs, [N, hidden]. C must be a multiple of 8, and hidden one of 256: else
-    ValueError."""
+    its backward pass needs, [N, hidden]. C must be a multiple of 8, and hidden one of 256: else ValueError."""
     if x.size(1) % 8 or len(up) % TILE[1]:
         raise ValueError(f"squared_relu_mlp takes a multiple of 8 channels and of {TILE[1]} hidden ones")
     hidden = _product(x.contiguous(), up.contiguous())
