@@ -3,8 +3,8 @@
 Variants are named as in benchmarks/variants.py. The `main` of each trains on made-up tokens, in a process of its own,
 with the harness's data and clock. Prints a Markdown table: tokens a second over the whole time, MFU, the median of a
 step in milliseconds, the 99th percentile and the longest over it, the share of the time in which the device gathers
-its batches, peak memory, seconds from the start of `main` to that of the clock, and with `--profile` the device's time
-by kind of kernel.
+its batches, peak memory, seconds from the start of `main` to that of the clock, and with `--profile` a token's
+nanoseconds by kind of kernel, and those in which none was at work.
 """
 
 import argparse
@@ -32,10 +32,13 @@ from autoresearch.records import TokenFile
 
 TOKENS = 50_000_000  # made up
 KINDS = {  # of kernels, by what their names contain; the first that fits
-    "attention": ("flash", "fmha", "sdpa", "flex"),
+    "rotating queries and keys": ("rotated_norm",),
+    "MLP": ("_squared_relu",),
+    "loss": ("cross_entropy",),
+    "attention, whole rows": ("cudnn", "fmha"),
+    "attention, windows": ("flash", "flex", "_backward_of_query", "_backward_of_key", "_forward"),
     "matrix products": ("nvjet", "gemm", "cutlass", "cublas", "splitK"),
-    "gather": ("index", "gather"),
-    "compiled": ("triton",),
+    "elementwise": ("triton", "elementwise"),
 }
 
 
@@ -107,15 +110,17 @@ class Run:
         """Nothing is scored."""
 
     def kinds(self) -> str:
-        """Shares of the device's time by kind of kernel."""
+        """Nanoseconds of a token by kind of kernel."""
         if self._profile is None:
             return ""
-        times: dict[str, float] = {}
-        for event in self._profile.key_averages():
-            kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "other")
-            times[kind] = times.get(kind, 0.0) + event.self_device_time_total
-        whole = sum(times.values()) or 1.0
-        return ", ".join(f"{kind} {100 * spent / whole:.1f} %" for kind, spent in sorted(times.items()))
+        times = dict.fromkeys([*KINDS, "other"], 0.0)
+        events: Any = self._profile.events()  # type: ignore[no-untyped-call]
+        for event in events:  # operators, annotations and the profiler's own pauses would count kernels again
+            if event.device_type.name == "CUDA" and not event.is_user_annotation and "Buffer" not in event.key:
+                fits = (kind for kind, names in KINDS.items() if any(name in event.key for name in names))
+                times[next(fits, "other")] += event.self_device_time_total * 1e3 / self.tokens
+        times["none at work"] = self.clock.elapsed * 1e9 / self.tokens - sum(times.values())
+        return ", ".join(f"{kind} {spent:.1f}" for kind, spent in times.items())
 
 
 def measure(variant: str, folder: str, tokens: TokenFile, seconds: float, profile: bool) -> str:
@@ -147,9 +152,7 @@ def main() -> int:
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    print(
-        "| variant | tokens/s | MFU % | step, ms | p99 / p50 | longest / p50 | gathering % | peak GB | start-up, s | |"
-    )
+    print("| variant | tokens/s | MFU % | step, ms | p99 / p50 | longest / p50 | gathering % | GB | start-up, s | ns |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         tokens = token_file(Path(folder) / "tokens.bin", TOKENS, options.vocabulary)

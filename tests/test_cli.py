@@ -269,7 +269,8 @@ def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab) -> N
 
     status = Status.model_validate_json(lab("status", "--json").out)
     assert status.state == "running" and status.experiments.total >= 1
-    assert "running" in lab("status").out
+    found = lab("status").out
+    assert "running" in found and re.search(r"^now  +\w", found, re.MULTILINE)
     second = lab("run", *QUICK, "-n", 2)
     assert second.code == 2
     assert "is being worked on by another process" in second.err and "--tag" in second.err

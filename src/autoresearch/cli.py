@@ -243,6 +243,7 @@ def status(
 ) -> None:
     """Where a run stands. Answers while it is going, too."""
     lab = _open()
+    from autoresearch.report.live import doing
     from autoresearch.report.status import report, stopped
     from autoresearch.report.tables import status_panel
 
@@ -257,7 +258,7 @@ def status(
     else:
         tip = lab.ledger.tip(run.tag)
         why, calls = stopped(lab.ledger, run), lab.ledger.calls(run.tag)
-        put(status_panel(found, why, calls, tip.deciding if tip else None))
+        put(status_panel(found, why, calls, tip.deciding if tip else None, doing(lab.ledger, run)))
 
 
 @app.command()

@@ -4,6 +4,7 @@ import io
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,8 @@ from rich.console import Console
 from autoresearch.ledger import Ledger
 from autoresearch.program import parse
 from autoresearch.records import Exchange, Experiment, Measurement, Metric, Point, Usage, Waiting
-from autoresearch.report.live import Facts, View, gather, lines
-from autoresearch.report.state import LiveState
+from autoresearch.report.live import Facts, View, doing, gather, lines
+from autoresearch.report.state import LiveState, StateFile
 from autoresearch.schema import Calls, Run
 from tests.report.test_tables import HOSTILE
 
@@ -214,3 +215,22 @@ def test_it_is_gathered_from_the_ledger(tmp_path: Path) -> None:
     assert facts and (facts.run, facts.experiments, facts.budget) == (RUN, (experiment,), 10.0)
     assert (facts.usage.usd, facts.calls) == (0.75, Calls(4, 2, 1))
     assert "$0.75 and 1 of unknown price (4 calls, 2 failed)" in "\n".join(shown(facts, None, 80, 24))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "training 6.0s of 10.0s, step 60"),
+        ({"phase": "waiting", "note": "a\x1b\nb has 20 GiB"}, "waiting for the device 6.0s: a\ufffd b has 20 GiB"),
+        ({"waiting": Waiting("says 529", NOW + 300)}, "waiting, 5m 00s more: says 529"),
+    ],
+)
+def test_a_line_says_what_is_done_now(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], line: str
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    run = replace(RUN, tag="t")
+    assert doing(ledger, run) is None
+    StateFile(ledger, "t").write(replace(TRAINING, **change))
+    found = doing(ledger, run)
+    assert found and found.plain == line

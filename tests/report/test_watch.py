@@ -64,6 +64,22 @@ def test_into_a_pipe_go_plain_lines(ledger: Ledger) -> None:
         ]
 
 
+@pytest.mark.parametrize("note", ["trainer.py\x1b has 20.4 GiB of the GPU", None])
+def test_into_a_pipe_goes_a_line_when_a_device_is_waited_for(ledger: Ledger, note: str | None) -> None:
+    out = io.StringIO()
+    with ConsoleWatcher(Console(file=out, width=80, highlight=False), ledger, "t") as watcher:
+        watcher.stage(IDEA)
+        for seconds in range(3):
+            watcher.progress(IDEA, Progress("waiting", seconds, note=note))
+        watcher.progress(IDEA, TRAINING)
+        watcher.progress(IDEA, Progress("waiting", 9.0, note="once more"))
+    reason = "trainer.py� has 20.4 GiB of the GPU" if note else "another measurement has it"
+    assert out.getvalue().splitlines()[1:] == [
+        f"     waiting for the device: {reason}",
+        "     waiting for the device: once more",
+    ]
+
+
 def test_a_repeated_corpus_is_warned_of_once_in_a_session(ledger: Ledger) -> None:
     """As soon as it is measured, and, where a run is taken up, before anything is."""
     repeated = Measurement(1, "scored", 2.0, tokens=30, train_tokens=10)

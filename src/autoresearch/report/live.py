@@ -17,7 +17,7 @@ from autoresearch.ledger import Ledger
 from autoresearch.program import program_of
 from autoresearch.records import Experiment, Metric, Point, Usage
 from autoresearch.report.charts import Chart, Range, height_at, spanning
-from autoresearch.report.state import LiveState
+from autoresearch.report.state import LiveState, current
 from autoresearch.report.tables import harmless, spending, standing_word, value
 from autoresearch.schema import Calls, Run
 from autoresearch.units import format_duration, format_size
@@ -72,6 +72,15 @@ def gather(ledger: Ledger, tag: str) -> Facts | None:
         return None
     budget = program_of(run).settings.budget
     return Facts(run, tuple(ledger.experiments(tag)), budget, ledger.usage(tag), ledger.calls(tag))
+
+
+def doing(ledger: Ledger, run: Run) -> Text | None:
+    """What the process at work on a run does, in a line, and why nothing; None if it has not said so."""
+    state = current(ledger, run.tag)
+    if state is None:
+        return None
+    reason = _line(state.waiting.reason if state.waiting else state.note or "")
+    return Text.assemble(_doing(state, program_of(run).settings.budget, time.time()), f": {reason}" if reason else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +156,18 @@ def _rule(facts: Facts, state: LiveState | None, width: int, now: float) -> Text
 
 def _title(facts: Facts, experiment: Experiment | None, state: LiveState | None, width: int, now: float) -> Text:
     """The experiment at hand, and at the right what is done with it."""
-    doing = _doing(facts, state, now)
+    right = _doing(state, facts.budget, now)
     number = state.number if state else experiment.number if experiment else 0
     title = _line(experiment.title if experiment else "")
     if not title and (number or not facts.experiments):
         title = f"asking {_line(facts.run.agent)}" if number > 1 else "the baseline"
     text = Text.assemble((f"#{number} " if number else "", "bold"), (title, "bold"))
-    text.truncate(max(10, width - doing.cell_len - 2), overflow="ellipsis")
-    text.append(" " * max(1, width - doing.cell_len - text.cell_len))
-    return text.append_text(doing)
+    text.truncate(max(10, width - right.cell_len - 2), overflow="ellipsis")
+    text.append(" " * max(1, width - right.cell_len - text.cell_len))
+    return text.append_text(right)
 
 
-def _doing(facts: Facts, state: LiveState | None, now: float) -> Text:
+def _doing(state: LiveState | None, budget: float, now: float) -> Text:
     if state is None:
         return Text("")
     if state.waiting:
@@ -166,7 +175,7 @@ def _doing(facts: Facts, state: LiveState | None, now: float) -> Text:
     word = _line(DOING.get(state.phase, state.phase))[:40]
     if state.phase == "train" and state.curve:
         point = state.curve[-1]
-        clock = f"{format_duration(point.seconds)} of {format_duration(facts.budget)}"
+        clock = f"{format_duration(point.seconds)} of {format_duration(budget)}"
         return Text.assemble((word, _OWN), f" {clock}, step {point.step:,}")
     return Text.assemble((word, _OWN), f" {format_duration(max(0.0, now - state.since))}")
 

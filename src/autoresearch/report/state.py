@@ -108,3 +108,9 @@ class StateFile:
         """Nothing is at work any more."""
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+
+def current(ledger: Ledger, tag: str) -> LiveState | None:
+    """What the process at work on a run has said of it last; None if it has said nothing."""
+    sessions = ledger.sessions(tag)
+    return StateFile(ledger, tag).read(sessions[-1].started if sessions else 0.0)

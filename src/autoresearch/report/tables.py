@@ -205,9 +205,14 @@ def spending(usd: float | None, calls: Calls, most: float | None = None) -> str:
 
 
 def status_panel(
-    report: Report, why: str | None = None, calls: Calls | None = None, tip: Measurement | None = None
+    report: Report,
+    why: str | None = None,
+    calls: Calls | None = None,
+    tip: Measurement | None = None,
+    now: Text | None = None,
 ) -> RenderableType:
-    """Where the run stands, for a person. tip: the measurement that the tip rests on."""
+    """Where the run stands, for a person. tip: the measurement that the tip rests on. now: what is done with the last
+    experiment, while it goes."""
     counts = report.experiments
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
@@ -248,6 +253,8 @@ def status_panel(
         last = report.last
         word = "unfinished" if last.status == "running" and report.state != "running" else last.status
         rows.append(("last", Text.assemble(f"#{last.number} ", status_word(word), f"  {harmless(last.title)}")))
+    if now and report.state == "running":
+        rows.append(("now", now))
     if why and report.state != "running":
         rows.append(("stopped", Text(harmless(why))))
     for name, content in rows:

@@ -18,8 +18,8 @@ from rich.text import Text
 from autoresearch.errors import Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Measurement, Progress, Waiting
-from autoresearch.report.live import Facts, View, at, gather
-from autoresearch.report.state import StateFile, Tracker
+from autoresearch.report.live import DOING, Facts, View, at, gather
+from autoresearch.report.state import StateFile, Tracker, current
 from autoresearch.report.tables import PURPOSES, first_line, harmless, repetition, status_word, value
 from autoresearch.units import format_duration
 
@@ -88,6 +88,8 @@ class ConsoleWatcher:
         if self._facts is None:  # a replay goes through no stages
             self._look(experiment)
         self._publish(seldom=progress.phase == before)
+        if progress.phase == "waiting" != before and not self._panel:
+            self.say(f"     {DOING['waiting']}: {first_line(progress.note or 'another measurement has it')}")
 
     def waiting(self, experiment: Experiment, waiting: Waiting | None) -> None:
         """Why nothing happens, and until when."""
@@ -245,12 +247,10 @@ def follow(console: Console, ledger: Ledger, tag: str, alive: Callable[[], bool]
     if not alive():
         console.print(f"run {tag} is not going: there is nothing to watch.", markup=False)
         return
-    file = StateFile(ledger, tag)
     facts, seen, read = gather(ledger, tag), None, time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
         while alive() and moving(console):
-            sessions = ledger.sessions(tag)
-            state = file.read(sessions[-1].started if sessions else 0.0)
+            state = current(ledger, tag)
             now = (state.number, state.phase) if state else None
             if now != seen or time.monotonic() - read > _REREAD:
                 facts, seen, read = gather(ledger, tag), now, time.monotonic()
