@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB := .demo/lab
 
-.PHONY: demo test lint format bench clean
+.PHONY: install demo test lint format bench clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "autoresearch needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -12,6 +12,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+install: $(VENV)/.ready  ## The command, in .venv/bin
 
 demo: $(VENV)/.ready  ## The whole loop for real, without GPU or key: three minutes after the install
 	@rm -rf .demo
@@ -39,7 +41,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready  ## What docs/ quotes: docs/scoring.md and docs/results.md name the command of each figure
+bench: $(VENV)/.ready  ## Scores of honest and cheating models (docs/scoring.md); each page of docs/ names the commands of its figures
 	$(BIN)/python benchmarks/score.py
 
 clean:
