@@ -154,6 +154,7 @@ class Night:
         for name in ("weights.safetensors", "losses.npz", "train-cache", "open-cache"):
             left = {int(path.parent.name) for path in (space.state / "runs" / "night").glob(f"*/{name}")}
             assert left == {1, kept[-1].number}
+        assert not [*(space.state / "runs" / "night").glob("*/seed-*/weights.safetensors")]  # all scored in the end
         ledger.close()
 
 

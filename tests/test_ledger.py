@@ -107,6 +107,28 @@ def test_a_measurement_cut_short_is_taken_up_and_not_counted(ledger: Ledger) -> 
     assert ledger.begin(e, "first", 2) != id and ledger.begin(e, "replay", 1) != id
 
 
+def test_two_who_measure_again_at_once_have_seeds_of_their_own(ledger: Ledger) -> None:
+    done = measured(ledger, 2.0)
+    other = Ledger(ledger.folder)
+    noise = ledger.begin_afresh(done, "noise", lambda n: 100 + n)
+    replay = other.begin_afresh(done, "replay", lambda n: 100 + n)
+    assert (noise[1], replay[1]) == (102, 103)
+    assert ledger.begin_afresh(done, "noise", lambda n: 100 + n) == noise  # which was cut short
+    ledger.finish(noise[0], Measurement(noise[1], "scored", 2.1))
+    assert ledger.begin_afresh(done, "noise", lambda n: 100 + n)[1] == 104
+    assert other.begin_afresh(done, "replay", lambda n: 100 + n, {"DEPTH": 3})[1] == 105
+
+
+def test_what_another_process_has_measured_since_is_seen(ledger: Ledger) -> None:
+    done = measured(ledger, 2.0)
+    other = Ledger(ledger.folder)
+    assert ledger.experiments("t") == other.experiments("t")
+    id, seed = other.begin_afresh(done, "replay", lambda n: n)
+    other.finish(id, Measurement(seed, "scored", 2.1))
+    assert [r.measurement.value for r in ledger.recorded("t")] == [2.0, 2.1]
+    assert ledger.experiments("t") == other.experiments("t")
+
+
 def test_the_tip_is_the_last_kept(ledger: Ledger) -> None:
     assert ledger.tip("t") is None
     for value in (2.0, 3.0, None):

@@ -44,6 +44,7 @@ def test_every_key_has_its_default() -> None:
     [
         ("edit: src/model.py", "edit", ("src/model.py",)),
         ("edit: [src/model.py]", "edit", ("src/model.py",)),
+        ("edit: ./src//model.py", "edit", ("src/model.py",)),
         ("budget: 90", "budget", 90.0),
         ("budget: 90s", "budget", 90.0),
         ("budget: 5m", "budget", 300.0),
@@ -97,6 +98,11 @@ def test_a_key_is_read_as_people_write_it(line: str, key: str, value: object) ->
         ("edit: a/../../b.py", "outside the repository"),
         ("edit: .git/hooks/x.py", "outside the repository"),
         ("edit: ''", "outside the repository"),
+        ("edit: .", "outside the repository"),
+        ("edit: a/.git/x.py", "outside the repository"),
+        ("sigma: .inf", "sigma:"),
+        ("min_gain: .nan", "min_gain:"),
+        ("constants: {DEPTH: .nan}", "constants:"),
         ("constants: [1]", "constants:"),
         ("constants: {DEPTH: [1]}", "constants:"),
     ],
@@ -116,7 +122,9 @@ def test_the_prose_goes_on_verbatim_and_the_digest_is_of_all() -> None:
     assert made.name == "x"
 
 
-@pytest.mark.parametrize("text", ["", "Just prose.", "budget: 5m\n", "---\nbudget: 5m\n", "---\n- a\n---\n"])
+@pytest.mark.parametrize(
+    "text", ["", "Just prose.", "budget: 5m\n", "---\nbudget: 5m\n", "---\n- a\n---\n", "---\n1: x\n---\n"]
+)
 def test_without_front_matter_it_says_how_to_write_one(text: str) -> None:
     with pytest.raises(Misuse, match=r"front matter.*Begin the file with `---`"):
         program.parse("x", text)

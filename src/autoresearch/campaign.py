@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.program import program_of
-from autoresearch.records import Measurement, Metric, Program
+from autoresearch.records import Experiment, Measurement, Metric, Program
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
 from autoresearch.stages import Engine
@@ -51,7 +51,8 @@ def plan(
 def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run:
     """The run of `new`'s tag: taken up where it stands, or `new` itself begun, with its branch in place.
 
-    A run whose baseline never scored begins again from `new`. Raises Misuse if the tag exists under another program,
+    A run whose baseline never scored begins again from `new`, as does one whose baseline was cut short if commit,
+    program or corpus are others since. Raises Misuse if the tag exists under another program,
     device or way of scoring, and CorpusError if the corpus is not the one the run began with.
     """
     old = ledger.run(new.tag)
@@ -67,18 +68,26 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
     if new.program != old.program:
         raise Misuse(f"run {old.tag} exists under another program, {old.program}.", _another(old.tag))
     baseline = ledger.experiment(old.tag, 1)
-    if baseline is None or baseline.stage == "proposing" or (baseline.stage == "done" and baseline.status != "kept"):
+    edited = (new.base, new.program_digest, new.fingerprint) != (old.base, old.program_digest, old.fingerprint)
+    if _begins_again(baseline, edited):
         workspace.start(new.tag, new.base, old=workspace.branch(new.tag))
         again = replace(new, seed=old.seed, created=old.created)
         ledger.restart(again)
         return again
     _check(old, new)
-    _check_measured(old.tag, baseline.deciding, engine)
+    _check_measured(old.tag, baseline.deciding if baseline else None, engine)
     workspace.check_free(old.tag)
     if workspace.branch(old.tag) is None:
         tip = ledger.tip(old.tag)
         workspace.start(old.tag, tip.commit if tip and tip.commit else old.base)
     return ledger.amend(old, new.program_text, new.program_digest)
+
+
+def _begins_again(baseline: Experiment | None, edited: bool) -> bool:
+    """Whether there is nothing yet that the run's figures could be compared with, or nothing that is still wanted."""
+    if baseline is None or baseline.stage == "proposing":
+        return True
+    return baseline.status != "kept" if baseline.stage == "done" else edited and baseline.deciding is None
 
 
 def _check_measured(tag: str, baseline: Measurement | None, engine: Engine) -> None:
@@ -100,7 +109,10 @@ def _check(old: Run, new: Run) -> None:
     if changed:
         raise Misuse(f"run {old.tag} began under a program with another {changed}.", _another(old.tag))
     if new.fingerprint != old.fingerprint:
-        raise CorpusError(f"the corpus is not the one run {old.tag} began with ({old.corpus}).", _another(old.tag))
+        where = "" if new.corpus == old.corpus else f" Name that one: --corpus {old.corpus}. Or else:"
+        raise CorpusError(
+            f"the corpus is not the one run {old.tag} began with ({old.corpus}).{where}", _another(old.tag)
+        )
     if new.device.rpartition(",")[0] != old.device.rpartition(",")[0]:  # but for the memory, which systems round
         raise Misuse(f"run {old.tag} was measured on {old.device}, and this is {new.device}.", _another(old.tag))
 

@@ -182,10 +182,18 @@ def run(
         if note := confined.note():
             shown.say(f"note: {note}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
-            shown.say(f"note: {path} has edits that are not committed; a run starts from the commit")
-        why = loop.until(Limits(deadline, experiments))
+            start = "starts from the commit" if lab.ledger.tip(tag) is None else "goes on from its own commits"
+            shown.say(f"note: {path} has edits that are not committed; a run {start}")
+        limits = Limits(deadline, experiments)
+        if note := loop.in_a_hurry(limits):
+            shown.say(f"note: {note}")
+        why = loop.until(limits)
         notifier.end(why)
     shown.say(f"stopped: {why}")
+    tip, place = lab.ledger.tip(tag), lab.workspace.checked_out(tag)
+    if place and tip and tip.commit and lab.workspace.branch(tag) != tip.commit:
+        later = f"git switch - && git branch -f {loop.run.branch} {tip.commit[:10]}"
+        shown.say(f"note: {loop.run.branch} is checked out in {place}, and so was not moved. There: `{later}`")
     put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
     if line := tables.gain_line(report(lab.ledger, loop.run, alive=False)):
         out.print(f"gain {line}", soft_wrap=True)

@@ -111,6 +111,11 @@ def last_due(settings: Settings, history: Sequence[Experiment]) -> tuple[Experim
     return (tip, "final") if _measured(tip, "final") < settings.seeds else None
 
 
+def owed(settings: Settings, history: Sequence[Experiment]) -> int:
+    """Trainings of the baseline that come before the first proposal."""
+    return max(0, settings.seeds - (_measured(history[0], "first") + _measured(history[0], "noise") if history else 0))
+
+
 def reserve(settings: Settings) -> int:
     """Trainings that a run may still need when its last proposal is decided."""
     return 0 if settings.seeds == 1 else 1 + settings.seeds

@@ -7,7 +7,7 @@ prompts and replies. It survives `git clean` and is seen from every worktree.
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ class Ledger:
 
     def __init__(self, folder: Path, create: bool = True) -> None:
         self.folder = folder
+        self._finished: dict[int, Recorded] = {}  # by their ids: to read a curve takes its time, and none changes
         path = folder / "ledger.db"
         if not create and not path.exists():
             raise LedgerError("no run has been started in this repository.", "Start one with `autoresearch run`.")
@@ -287,28 +288,58 @@ class Ledger:
         self, experiment: Experiment, purpose: Purpose, seed: int, changes: Mapping[str, Any] | None = None
     ) -> int:
         """Record that a measurement is about to run: its id. One that was begun with this seed and cut short is it."""
-        noted = json.dumps(changes) if changes else None
         with self._write() as db:
-            row = db.execute(
-                "SELECT id FROM measurements"
-                " WHERE tag = ? AND number = ? AND seed = ? AND purpose = ? AND changes IS ? AND ended IS NULL",
-                (experiment.tag, experiment.number, seed, purpose, noted),
-            ).fetchone()
-            if row:
-                db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
-                return int(row["id"])
-            cursor = db.execute(
-                "INSERT INTO measurements (tag, number, purpose, seed, changes, started) VALUES (?,?,?,?,?,?)",
-                (
-                    experiment.tag,
-                    experiment.number,
-                    purpose,
-                    seed,
-                    noted,
-                    time.time(),
-                ),
-            )
-            return int(cursor.lastrowid or 0)
+            begun = self._begun(db, experiment, purpose, changes, seed)
+            return begun[0] if begun else self._begin(db, experiment, purpose, changes, seed)
+
+    def begin_afresh(
+        self,
+        experiment: Experiment,
+        purpose: Purpose,
+        seed: Callable[[int], int],
+        changes: Mapping[str, Any] | None = None,
+    ) -> tuple[int, int]:
+        """The same with a seed that the experiment has not had: its id and the seed, which `seed` tells of its number.
+        One that was begun for this purpose and cut short is it."""
+        with self._write() as db:
+            if begun := self._begun(db, experiment, purpose, changes):
+                return begun
+            query = "SELECT COUNT(*) FROM measurements WHERE tag = ? AND number = ?"
+            (before,) = db.execute(query, (experiment.tag, experiment.number)).fetchone()
+            fresh = seed(before + 1)
+            return self._begin(db, experiment, purpose, changes, fresh), fresh
+
+    def _begun(
+        self,
+        db: sqlite3.Connection,
+        experiment: Experiment,
+        purpose: Purpose,
+        changes: Mapping[str, Any] | None,
+        seed: int | None = None,
+    ) -> tuple[int, int] | None:
+        """Id and seed of one that was cut short, which begins again."""
+        row = db.execute(
+            "SELECT id, seed FROM measurements WHERE tag = ? AND number = ? AND purpose = ? AND changes IS ?"
+            " AND (? IS NULL OR seed = ?) AND ended IS NULL",
+            (experiment.tag, experiment.number, purpose, _noted(changes), seed, seed),
+        ).fetchone()
+        if row:
+            db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
+        return (int(row["id"]), int(row["seed"])) if row else None
+
+    def _begin(
+        self,
+        db: sqlite3.Connection,
+        experiment: Experiment,
+        purpose: Purpose,
+        changes: Mapping[str, Any] | None,
+        seed: int,
+    ) -> int:
+        cursor = db.execute(
+            "INSERT INTO measurements (tag, number, purpose, seed, changes, started) VALUES (?,?,?,?,?,?)",
+            (experiment.tag, experiment.number, purpose, seed, _noted(changes), time.time()),
+        )
+        return int(cursor.lastrowid or 0)
 
     def finish(self, id: int, measurement: Measurement) -> None:
         """Record what came of a measurement that decides about no proposal."""
@@ -323,11 +354,12 @@ class Ledger:
 
     def recorded(self, tag: str, number: int | None = None) -> list[Recorded]:
         """Finished measurements of a run, or of one experiment of it, in order."""
-        rows = self._read(
-            "SELECT * FROM measurements WHERE tag = ? AND (? IS NULL OR number = ?) AND detail IS NOT NULL ORDER BY id",
-            tag, number, number,
-        )  # fmt: skip
-        return [recorded_of(row) for row in rows]
+        which = "tag = ? AND (? IS NULL OR number = ?) AND detail IS NOT NULL"
+        rows = self._read(f"SELECT id FROM measurements WHERE {which} ORDER BY id", tag, number, number)
+        ids = [row["id"] for row in rows]
+        for id in [id for id in ids if id not in self._finished]:
+            self._finished[id] = recorded_of(self._read("SELECT * FROM measurements WHERE id = ?", id)[0])
+        return [self._finished[id] for id in ids]
 
     # ------------------------------------------------------------------------------------------ model calls
 
@@ -366,6 +398,10 @@ class Ledger:
             tag,
         )
         return Calls(*row)
+
+
+def _noted(changes: Mapping[str, Any] | None) -> str | None:
+    return json.dumps(changes) if changes else None
 
 
 def _measured(recorded: list[Recorded]) -> tuple[Measurement, ...]:

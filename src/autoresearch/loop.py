@@ -5,6 +5,7 @@ is killed at any point leaves an experiment in some stage, and the next start go
 is measured again what `decide` says is due: what holds is confirmed, what does not is rolled back.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,9 +86,16 @@ class Loop:
         session = self.ledger.enter(self.run.tag, self.agent.name)
         why = "interrupted"
         try:
-            why = self._until(limits, alone)
+            reserved = 0 if alone else self._reserved(limits)
+            try:
+                why = self._until(limits, alone, reserved)
+            except LimitReached as limit:
+                why = limit.message
             if not alone:
-                self._repeat(decide.last_due, limits.deadline)
+                with contextlib.suppress(LimitReached):  # time was up in the middle of it: what is due stays due
+                    self._repeat(decide.last_due, limits.deadline)
+            self._catch_up()
+            self._let_go()
         except UserError as error:
             why = f"failed: {error}"
             raise
@@ -112,25 +120,21 @@ class Loop:
         proposal = self.agent.propose(self._brief(waiting))
         return proposal.patch is not None and self.ledger.patch(waiting) == dict(proposal.patch.files)
 
-    def _until(self, limits: Limits, alone: bool) -> str:
+    def _until(self, limits: Limits, alone: bool, reserved: int) -> str:
         failed = 0
         self._settle_standing()
         while True:
             experiment = self.ledger.unfinished(self.run.tag)
             if experiment is None and not alone:
                 self._repeat(partial(decide.due, strict=self.strict), limits.deadline)
-            reserved = 0 if alone else decide.reserve(self.program.settings)
             if why := self._spent(limits) or self._too_late(experiment, limits, reserved):
                 return why
             experiment = experiment or self.ledger.open_experiment(self.run.tag)
             while experiment.stage != "done":
-                if why := self._too_late(experiment, limits):
+                if why := self._too_late(experiment, limits, reserved):
                     return why
                 self.watcher.stage(experiment)
-                try:
-                    experiment = self._step(experiment, limits.deadline)
-                except LimitReached as limit:
-                    return limit.message
+                experiment = self._step(experiment, limits.deadline, reserved)
             self.watcher.stage(experiment)
             if experiment.number == 1 and experiment.status != "kept":
                 raise EngineError(f"the baseline {experiment.status}: {experiment.reason}.", self._mend(experiment))
@@ -141,10 +145,10 @@ class Loop:
                     f"Read its replies in {self.ledger.folder_of(self.run.tag, experiment.number)}.",
                 )
 
-    def _step(self, experiment: Experiment, deadline: float | None) -> Experiment:
+    def _step(self, experiment: Experiment, deadline: float | None, reserved: int) -> Experiment:
         match experiment.stage:
             case "proposing":
-                return self.propose(experiment, deadline)
+                return self.propose(experiment, deadline, reserved)
             case "proposed":
                 return self.commit(experiment)
             case "committed" | "running":
@@ -156,11 +160,12 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ the stages
 
-    def propose(self, experiment: Experiment, deadline: float | None = None) -> Experiment:
-        """Ask the agent, who sees the files at the tip and what the ledger remembers."""
+    def propose(self, experiment: Experiment, deadline: float | None = None, reserved: int = 0) -> Experiment:
+        """Ask the agent, who sees the files at the tip and what the ledger remembers, and may take until there is time
+        for no more than this experiment and so many trainings after it."""
         if experiment.number == 1:
             return self.ledger.propose(experiment, self._baseline())
-        proposal = self.agent.propose(self._brief(experiment, deadline))
+        proposal = self.agent.propose(self._brief(experiment, deadline, reserved))
         return self.ledger.propose(experiment, proposal, self.agent.name)
 
     def commit(self, experiment: Experiment) -> Experiment:
@@ -233,6 +238,7 @@ class Loop:
         """Make the verdict true in git, and let go of what is not needed any more."""
         if experiment.status == "kept" and experiment.commit and experiment.parent:
             self.workspace.keep(self.run.tag, experiment.commit, experiment.parent)
+        self._catch_up()
         self._let_go(experiment)
         return self.ledger.advance(experiment, "done", ended=time.time())
 
@@ -283,20 +289,44 @@ class Loop:
             self.workspace.keep(self.run.tag, tip.commit, branch)
         self._let_go()
 
+    def _catch_up(self) -> None:
+        """Have the branch at the tip if it could not be moved because somebody had it checked out."""
+        tip = self.ledger.tip(self.run.tag)
+        if tip and tip.commit:
+            self.workspace.catch_up(self.run.tag, tip.commit)
+
     def _let_go(self, *done: Experiment) -> None:
         """Delete what was left of these and of what was kept, but for the baseline, the tip and what it may fall back
-        to."""
+        to; and weights of the baseline's that were scored in the end."""
         history = self.ledger.experiments(self.run.tag)
         kept = [e for e in history if e.status == "kept"]
         if kept:
             needed = {1, decide.confirmed(history).number, *[e.number for e in kept if e.holds][-1:]}
             for number in {e.number for e in (*done, *kept)} - needed:
-                trial.let_go(self.ledger, self.run.tag, number)
+                trial.let_go(self.ledger.folder_of(self.run.tag, number))
+            finals = sum(m.purpose == "final" for m in history[0].measurements)
+            for trained in history[0].scored("noise")[:finals]:  # as `_repeat` has taken them
+                trial.let_go(self.repeater.folder(1, trained.seed))
 
     def _spread(self, history: list[Experiment]) -> Spread:
         return decide.spread(self.program.settings.sigma, decide.repeats(history))
 
     # ------------------------------------------------------------------------------------------ limits
+
+    def in_a_hurry(self, limits: Limits) -> str | None:
+        """What there is no time for, in a line; None if there is for all that a run does."""
+        if self._reserved(limits) == decide.reserve(self.program.settings):
+            return None
+        return "time is too short to measure again at the end: what is kept stays provisional, and no gain is told"
+
+    def _reserved(self, limits: Limits) -> int:
+        """Trainings at the end of the run that are to have their time; none if nothing could be tried before them."""
+        settings, history = self.program.settings, self.ledger.experiments(self.run.tag)
+        reserved = decide.reserve(settings)
+        if limits.deadline is None:
+            return reserved
+        left = limits.deadline - steady.now()
+        return reserved if left >= (decide.owed(settings, history) + 1 + reserved) * self._expected() else 0
 
     def _spent(self, limits: Limits) -> str | None:
         if limits.experiments is None:
@@ -312,7 +342,8 @@ class Loop:
         left, expected = limits.deadline - steady.now(), self._expected()
         if left < expected:
             return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(expected)}"
-        if experiment is None and left < (1 + reserved) * expected:
+        proposed = experiment and (experiment.stage != "proposing" or experiment.number == 1)
+        if not proposed and left < (1 + reserved) * expected:
             return f"{format_duration(left)} are left, which the last {reserved} trainings of a run are to have"
         return None
 
@@ -342,7 +373,7 @@ class Loop:
         tip = self.ledger.tip(self.run.tag)
         return tip.commit if tip and tip.commit else self.run.base
 
-    def _brief(self, experiment: Experiment, deadline: float | None = None) -> Brief:
+    def _brief(self, experiment: Experiment, deadline: float | None = None, reserved: int = 0) -> Brief:
         files = {path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit}
         history = self.ledger.experiments(self.run.tag)
         return Brief(
@@ -355,7 +386,7 @@ class Loop:
             sigma=self._spread(history).sigma,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
-            until=None if deadline is None else deadline - self._expected(),
+            until=None if deadline is None else deadline - (1 + reserved) * self._expected(),
         )
 
     def _baseline(self) -> Proposal:

@@ -43,7 +43,7 @@ def parse(name: str, text: str) -> Program:
     """A program from its text. Raises Misuse, which names the key and, for an unknown one, the nearest known."""
     try:
         post = frontmatter.loads(text.removeprefix("\ufeff"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none, a key that is no word
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 2})" if where else ""
         raise Misuse(f"the front matter of program {name} is not valid YAML{line}.", _between_dashes()) from error
@@ -96,7 +96,7 @@ def _between_dashes() -> str:
 
 def _inside(path: str) -> bool:
     pure = PurePosixPath(path)
-    return bool(path.strip()) and not pure.is_absolute() and ".." not in pure.parts and pure.parts[:1] != (".git",)
+    return bool(pure.parts and path.strip()) and not pure.is_absolute() and not {"..", ".git"} & {*pure.parts}
 
 
 def _explain(error: ValidationError) -> str:

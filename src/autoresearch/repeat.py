@@ -49,15 +49,14 @@ class Repeater:
     ) -> Measurement:
         """Train and score once more, with the next fresh seed. What is `noted` of it goes to the ledger."""
         number = experiment.number
-        seed = seed_of(self.run, number, len(self.ledger.recorded(self.run.tag, number)) + 1)
-        id = self.ledger.begin(experiment, purpose, seed, noted)
+        id, seed = self.ledger.begin_afresh(experiment, purpose, partial(seed_of, self.run, number), noted)
         try:
             prepared = trial.build(
                 program,
                 source,
                 seed,
                 self.corpus,
-                self._folder(number, seed),
+                self.folder(number, seed),
                 tip=trial.tip(self.ledger, self.run.tag),
                 keep=purpose == "noise",
                 test=purpose == "final",
@@ -77,7 +76,7 @@ class Repeater:
         """Score the weights that an earlier measurement has left on the test split. Nothing is trained."""
         number, seed = experiment.number, trained.seed
         id = self.ledger.begin(experiment, "final", seed)
-        folder = self._folder(number, seed)
+        folder = self.folder(number, seed)
         prepared = trial.build(
             program,
             self.source(experiment, program),
@@ -98,7 +97,8 @@ class Repeater:
         self.ledger.finish(id, measurement)
         return replace(measurement, purpose=purpose)
 
-    def _folder(self, number: int, seed: int) -> Path:
+    def folder(self, number: int, seed: int) -> Path:
+        """Where a repeat of an experiment leaves its files; made if missing."""
         folder = self.ledger.folder_of(self.run.tag, number) / f"seed-{seed}"
         folder.mkdir(exist_ok=True)
         return folder

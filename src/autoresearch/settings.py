@@ -1,9 +1,10 @@
 """The front matter of a program: every setting, its default and its meaning, in this one place."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from autoresearch.units import parse_duration, parse_size
 
@@ -15,11 +16,12 @@ Bytes = Annotated[int, BeforeValidator(parse_size)]
 class Settings(BaseModel):
     """The front matter of a program: every key, its default and its meaning, in this one place."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     edit: Annotated[
         tuple[str, ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+        AfterValidator(lambda paths: tuple(str(PurePosixPath(path)) if path.strip() else path for path in paths)),
         Field(min_length=1, description="the only file a patch may touch, relative to the repository's root"),
     ] = ("train_core.py",)
     budget: Annotated[Seconds, Field(gt=0, description="training time of one experiment, on the harness's clock")] = (

@@ -112,13 +112,13 @@ def tip(ledger: Ledger, tag: str) -> Kept | None:
     return kept(ledger.folder_of(tag, experiment.number)) if experiment else None
 
 
-def let_go(ledger: Ledger, tag: str, number: int) -> None:
-    """Delete what `keep` has left of an experiment."""
-    left = kept(ledger.folder_of(tag, number))
+def let_go(folder: Path) -> None:
+    """Delete what a trial with this folder has left for later ones."""
+    left = kept(folder)
     for file in (left.weights, left.losses):
         Path(file).unlink(missing_ok=True)
-    for folder in (left.train_cache, left.open_cache):
-        shutil.rmtree(folder, ignore_errors=True)
+    for cache in (left.train_cache, left.open_cache):
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def kept(folder: Path) -> Kept:

@@ -61,6 +61,7 @@ class Workspace:
             )
         self.root = Path(str(self._repo.working_tree_dir))
         self.state = Path(str(self._repo.common_dir)) / "autoresearch"
+        self._left: dict[str, str] = {}  # by tag, where branches are that were checked out when they were to move
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -196,11 +197,20 @@ class Workspace:
         return self._git("for-each-ref", "--format=%(objectname)", name) or None
 
     def keep(self, tag: str, commit: str, tip: str) -> None:
-        """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error."""
+        """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error.
+
+        A branch that is checked out stays where it is, or its working tree would look edited: `catch_up` moves it."""
         if self.branch(tag) == commit:
-            return
-        self.check_free(tag)
-        self._move(f"refs/heads/autoresearch/{tag}", commit, tip)
+            self._left.pop(tag, None)
+        elif self.checked_out(tag):
+            self._left.setdefault(tag, tip)
+        else:
+            self._move(f"refs/heads/autoresearch/{tag}", commit, self._left.pop(tag, tip))
+
+    def catch_up(self, tag: str, commit: str) -> None:
+        """Move the run's branch to `commit` if it was checked out when it was to move, and is not any more."""
+        if tag in self._left:
+            self.keep(tag, commit, self._left[tag])
 
     def _move(self, ref: str, new: str, old: str) -> None:
         try:
@@ -214,14 +224,20 @@ class Workspace:
 
     def check_free(self, tag: str) -> None:
         """WorkspaceError if the run's branch is checked out, in this worktree or another: a run moves it."""
+        if worktree := self.checked_out(tag):
+            raise WorkspaceError(
+                f"autoresearch/{tag} is checked out in {worktree}, and a run moves it.",
+                "Check out another branch there: `git switch -`.",
+            )
+
+    def checked_out(self, tag: str) -> str | None:
+        """The worktree that has the run's branch checked out, this one or another."""
         worktree = ""
         for line in self._git("worktree", "list", "--porcelain").splitlines():
             worktree = line.removeprefix("worktree ") if line.startswith("worktree ") else worktree
             if line == f"branch refs/heads/autoresearch/{tag}":
-                raise WorkspaceError(
-                    f"autoresearch/{tag} is checked out in {worktree}, and a run moves it.",
-                    "Check out another branch there: `git switch -`.",
-                )
+                return worktree
+        return None
 
     @contextmanager
     def _staging(self, tag: str) -> Iterator[Path]:

@@ -129,6 +129,16 @@ class TestHistory:
         history = (*self.HISTORY[:-1], experiment(6, "kept", 1.8, title="Luck", standing="rolled_back"))
         assert "1.9000 now" in digest.history(history, Metric())
 
+    def test_a_gain_is_over_what_it_was_built_on_though_that_was_rolled_back(self):
+        history = [
+            experiment(1, "kept", 2.0, commit="a"),
+            experiment(2, "kept", 1.9, commit="b", parent="a", standing="rolled_back"),
+            experiment(3, "discarded", 1.95, commit="c", parent="b"),
+            experiment(4, "discarded", 1.95, commit="d", parent="a"),
+        ]
+        text = digest.history(history, Metric())
+        assert "#3 1.9500 (gain -0.0500)" in text and "#4 1.9500 (gain +0.0500)" in text
+
     def test_no_history(self):
         assert digest.history((), Metric()) == "Nothing has been run yet."
 

@@ -194,6 +194,20 @@ def test_what_may_be_the_machines_fault_is_done_once_more(ends, tries, last, mea
     assert measuring._interruptions == [end.fault.reason for end in ends[: tries - 1]]
 
 
+def test_what_is_done_again_and_waited_for_is_not_in_its_seconds(measuring, machine):
+    began = measuring._site.began
+    work = Work(KILLED)
+
+    def slow() -> str:
+        time.sleep(0.5)
+        machine.says(lost=bool(work.left))
+        threading.Timer(0.5, machine.says).start()
+        return work()
+
+    assert measuring._persist(slow) == "a result"
+    assert 0.9 <= measuring._site.began - began < time.monotonic() - began - 0.4
+
+
 def test_a_gpu_that_is_lost_and_found_never_counts(measuring, machine):
     """Three times in a row, and each time it is waited for."""
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autoresearch.agent.reply import clean
-from autoresearch.records import Experiment, Metric
+from autoresearch.records import Experiment, Metric, gain_over_parent
 from autoresearch.units import format_duration, format_size
 
 KEPT = 30  # the latest kept experiments
@@ -33,14 +33,13 @@ def history(experiments: Sequence[Experiment], metric: Metric) -> str:
     done = [e for e in experiments if e.status != "running"]
     if not done:
         return "Nothing has been run yet."
-    tips = _tips(done, metric)
     kept = [e for e in done if e.holds]
     others = [e for e in done if not e.holds]
     parts = [_standing(kept, metric)]
     if kept:
-        parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), tips, metric))
+        parts.append(_listed("Kept, oldest first", kept[-KEPT:], len(kept), done, metric))
     if others:
-        parts.append(_listed("Not kept, oldest first", others[-OTHERS:], len(others), tips, metric))
+        parts.append(_listed("Not kept, oldest first", others[-OTHERS:], len(others), done, metric))
         told = [e for e in others[-EXPLAINED:] if e.hypothesis]
         parts.append("\n".join(["What the last of these were to show:", *map(_hypothesis, told)]) if told else "")
         parts.append("Experiments and keeps by family: " + _families(done))
@@ -65,17 +64,6 @@ def crash(last: Experiment) -> str | None:
 def clean_code(line: str) -> str:
     """A line of a traceback: safe like `clean`, its indentation kept."""
     return line[: len(line) - len(line.lstrip(" "))][:40] + clean(line, MAX_LINE)
-
-
-def _tips(done: Sequence[Experiment], metric: Metric) -> dict[int, float | None]:
-    """The value of the tip that each experiment was up against: that of its parent, the last kept before it."""
-    tips: dict[int, float | None] = {}
-    value: float | None = None
-    for experiment in done:
-        tips[experiment.number] = value
-        if experiment.holds:
-            value = experiment.level
-    return tips
 
 
 def _standing(kept: Sequence[Experiment], metric: Metric) -> str:
@@ -112,17 +100,17 @@ def _speed(tip: Experiment) -> str:
     return ", ".join(parts)
 
 
-def _listed(title: str, shown: Sequence[Experiment], total: int, tips: dict[int, float | None], metric: Metric) -> str:
+def _listed(title: str, shown: Sequence[Experiment], total: int, done: Sequence[Experiment], metric: Metric) -> str:
     count = f"{title} ({total})" if total == len(shown) else f"{title} (the last {len(shown)} of {total})"
-    return "\n".join([f"{count}:", *(_line(e, tips[e.number], metric) for e in shown)])
+    return "\n".join([f"{count}:", *(_line(e, gain_over_parent(e, done, metric), metric) for e in shown)])
 
 
-def _line(experiment: Experiment, tip: float | None, metric: Metric) -> str:
+def _line(experiment: Experiment, gain: float | None, metric: Metric) -> str:
     value = experiment.value
     figures = _figure(value) if value is not None else experiment.status
-    if value is not None and tip is not None:
+    if gain is not None:
         expected = f", expected {metric.gain(0.0, experiment.expect):+.4f}" if experiment.expect is not None else ""
-        figures += f" (gain {metric.gain(tip, value):+.4f}{expected})"
+        figures += f" (gain {gain:+.4f}{expected})"
     if value is not None and experiment.status not in ("kept", "discarded"):
         figures += f" {experiment.status}"
     if experiment.standing == "confirmed":

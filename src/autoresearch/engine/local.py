@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,6 +88,7 @@ class LocalEngine:
         with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._scratch) as home:
             site = Site(self._bench, self._alive, trial, watch)
             faults.await_gpu(self._bench.gpu, trial.deadline, site.show)
+            site.began = time.monotonic()
             return Measuring(site, home).run()
 
     def close(self) -> None:

@@ -68,6 +68,7 @@ class Measuring:
         """Do it; and again, if it was the machine that has ended it, or once if it may have been. Crash if not."""
         suspected = False
         while True:
+            began = time.monotonic()
             try:
                 return work()
             except Crash as crash:
@@ -80,6 +81,7 @@ class Measuring:
                 suspected = suspected or not blame.certain
                 self._interruptions.append(blame.reason)
             faults.await_gpu(self._site.bench.gpu, self._site.trial.deadline, self._site.show, blame.crowded)
+            self._site.began += time.monotonic() - began
 
     def _clear(self) -> None:
         """Nothing is left of what processes that have ended could write to."""
@@ -103,7 +105,7 @@ class Measuring:
         logs = Path(self._site.trial.logs)
         for name, text in self._site.logs.items():
             with written(logs / name) as partial:
-                partial.write_text(text)
+                partial.write_text(text, encoding="utf-8")
         with written(logs / "curve.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("step", "seconds", "progress", "loss"))

@@ -81,7 +81,7 @@ class Site:
     watch: Watch
     logs: dict[str, str] = field(default_factory=dict)  # of the children, by the name of the file
     tail: Tail | None = None  # of the training's events
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)  # put off by waiting, and by what is done again
     _homes: list[Path] = field(default_factory=list)  # of the children that there are
     _looked: float = 0.0
 
@@ -124,7 +124,7 @@ class Site:
         """Path of the file to train, as the house knows it, in a folder of its own."""
         source = home / "source" / Path(self.trial.settings.edit[0]).name
         source.parent.mkdir()
-        source.write_text(self.trial.source)
+        source.write_text(self.trial.source, encoding="utf-8")
         return str(source)
 
     def pause(self, child: Child, soon: bool = False) -> str | None:

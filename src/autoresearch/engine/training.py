@@ -150,7 +150,9 @@ class Training:
             now = time.monotonic()
             if given is None:
                 if now - self._began > settings.startup_limit:
-                    raise Crash(Fault(tail.phase, f"start-up took longer than {settings.startup_limit:g} s"))
+                    ready = tail.phase in ("train", "save")
+                    phase, what = ("open", "getting ready to score") if ready else (tail.phase, "start-up")
+                    raise Crash(Fault(phase, f"{what} took longer than {settings.startup_limit:g} s"))
             elif now - given > settings.budget + (grace := site.bench.grace(settings.budget)):
                 late = f"main did not return within {grace:g} s of the end of the budget"
                 raise Crash(Fault(tail.phase, late))

@@ -66,10 +66,6 @@ class ServeTask:
     write: int
 
     @property
-    def frame_size(self) -> int:
-        return self.rows * (self.context + 1) * 2
-
-    @property
     def reply_size(self) -> int:
         return self.rows * (self.context if self.mode == "open" else self.vocab_size) * 4
 

@@ -162,5 +162,6 @@ def _busy(experiments: list[Experiment], sessions: list[Session], alive: bool) -
     if len(experiments) < 2 or experiments[0].ended is None:
         return None
     wall = _elapsed(sessions, alive, experiments[0].ended)
-    busy = sum(m.seconds.get(phase, 0.0) for e in experiments[1:] if (m := e.deciding) for phase in BUSY)
+    later = [m for e in experiments for m in e.measurements if (e.number, m.purpose) != (1, "first")]
+    busy = sum(m.seconds.get(phase, 0.0) for m in later if m.purpose != "replay" for phase in BUSY)
     return round(min(1.0, busy / wall), 4) if wall > 0 else None

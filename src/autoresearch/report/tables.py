@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch.records import Experiment, Measurement, Metric, Replay
+from autoresearch.records import Experiment, Measurement, Metric, Replay, gain_over_parent
 from autoresearch.report.status import Report
 from autoresearch.schema import Calls, Recorded
 from autoresearch.units import format_duration, format_size
@@ -73,13 +73,6 @@ def _remark(experiment: Experiment) -> str:
         return "unfinished: " + experiment.stage
     plain = re.fullmatch(r"(better|worse) by [0-9.]+ \([0-9.]+ sigma\)", reason) or experiment.number == 1
     return "" if plain and experiment.status in ("kept", "discarded") else reason
-
-
-def gain_over_parent(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> float | None:
-    """Against the value of the experiment whose commit was the parent; None where there is none."""
-    before = {e.commit: e.level for e in experiments if e.number < experiment.number and e.status == "kept"}
-    old = before.get(experiment.parent)
-    return None if old is None or experiment.value is None else metric.gain(old, experiment.value)
 
 
 def tsv(experiments: Iterable[Experiment]) -> str:
