@@ -15,7 +15,7 @@ from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
 from autoresearch.engine.sandbox import Sandbox
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits
+from autoresearch.limits import Limits
 from autoresearch.program import load
 from autoresearch.records import Measurement, Progress, Trial
 from autoresearch.settings import Device

@@ -8,7 +8,7 @@ import pytest
 
 from autoresearch import knobs, pace
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits
+from autoresearch.limits import Limits
 from autoresearch.records import Measurement, Progress, Trial
 from autoresearch.report.status import EarlyStop, report
 from autoresearch.workspace import Workspace

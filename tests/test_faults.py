@@ -13,7 +13,7 @@ from autoresearch import ledger as ledgers
 from autoresearch import steady
 from autoresearch.errors import LedgerError
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits
+from autoresearch.limits import Limits
 from autoresearch.workspace import Workspace
 from tests.conftest import COMMAND, DISCARDED, KEPT, Done, Lab, recording, reply
 from tests.nights import Night

@@ -11,7 +11,8 @@ from autoresearch import lab as labs
 from autoresearch import steady
 from autoresearch.errors import DeadlinePassed
 from autoresearch.ledger import Ledger
-from autoresearch.loop import Limits, Loop
+from autoresearch.limits import Limits
+from autoresearch.loop import Loop
 from autoresearch.program import load
 from autoresearch.records import Brief, Measurement, Progress, Proposal, Trial
 from autoresearch.stages import Watchers

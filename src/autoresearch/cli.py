@@ -157,7 +157,7 @@ def run(
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
     from autoresearch import steady
     from autoresearch.lab import open_lab
-    from autoresearch.loop import Limits
+    from autoresearch.limits import Limits
     from autoresearch.report import tables
     from autoresearch.report.notify import Notifier
     from autoresearch.report.status import report

@@ -32,6 +32,7 @@ from autoresearch.schema import (
 
 _EXCHANGE = TypeAdapter(Exchange)
 _PATIENCE = 30.0  # seconds that another writer may take
+_Of = tuple[str, int, Purpose, str | None]  # what a measurement is of: run, experiment, purpose, changes as JSON
 
 
 class Ledger:
@@ -288,9 +289,10 @@ class Ledger:
         self, experiment: Experiment, purpose: Purpose, seed: int, changes: Mapping[str, Any] | None = None
     ) -> int:
         """Record that a measurement is about to run: its id. One that was begun with this seed and cut short is it."""
+        of = (experiment.tag, experiment.number, purpose, json.dumps(changes) if changes else None)
         with self._write() as db:
-            begun = self._begun(db, experiment, purpose, changes, seed)
-            return begun[0] if begun else self._begin(db, experiment, purpose, changes, seed)
+            begun = _begun(db, of, seed)
+            return begun[0] if begun else _begin(db, of, seed)
 
     def begin_afresh(
         self,
@@ -301,45 +303,14 @@ class Ledger:
     ) -> tuple[int, int]:
         """The same with a seed that the experiment has not had: its id and the seed, which `seed` tells of its number.
         One that was begun for this purpose and cut short is it."""
+        of = (experiment.tag, experiment.number, purpose, json.dumps(changes) if changes else None)
         with self._write() as db:
-            if begun := self._begun(db, experiment, purpose, changes):
+            if begun := _begun(db, of):
                 return begun
             query = "SELECT COUNT(*) FROM measurements WHERE tag = ? AND number = ?"
-            (before,) = db.execute(query, (experiment.tag, experiment.number)).fetchone()
+            (before,) = db.execute(query, of[:2]).fetchone()
             fresh = seed(before + 1)
-            return self._begin(db, experiment, purpose, changes, fresh), fresh
-
-    def _begun(
-        self,
-        db: sqlite3.Connection,
-        experiment: Experiment,
-        purpose: Purpose,
-        changes: Mapping[str, Any] | None,
-        seed: int | None = None,
-    ) -> tuple[int, int] | None:
-        """Id and seed of one that was cut short, which begins again."""
-        row = db.execute(
-            "SELECT id, seed FROM measurements WHERE tag = ? AND number = ? AND purpose = ? AND changes IS ?"
-            " AND (? IS NULL OR seed = ?) AND ended IS NULL",
-            (experiment.tag, experiment.number, purpose, _noted(changes), seed, seed),
-        ).fetchone()
-        if row:
-            db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
-        return (int(row["id"]), int(row["seed"])) if row else None
-
-    def _begin(
-        self,
-        db: sqlite3.Connection,
-        experiment: Experiment,
-        purpose: Purpose,
-        changes: Mapping[str, Any] | None,
-        seed: int,
-    ) -> int:
-        cursor = db.execute(
-            "INSERT INTO measurements (tag, number, purpose, seed, changes, started) VALUES (?,?,?,?,?,?)",
-            (experiment.tag, experiment.number, purpose, seed, _noted(changes), time.time()),
-        )
-        return int(cursor.lastrowid or 0)
+            return _begin(db, of, fresh), fresh
 
     def finish(self, id: int, measurement: Measurement) -> None:
         """Record what came of a measurement that decides about no proposal."""
@@ -400,8 +371,19 @@ class Ledger:
         return Calls(*row)
 
 
-def _noted(changes: Mapping[str, Any] | None) -> str | None:
-    return json.dumps(changes) if changes else None
+def _begun(db: sqlite3.Connection, of: _Of, seed: int | None = None) -> tuple[int, int] | None:
+    """Id and seed of a measurement that was cut short, which begins again."""
+    query = "SELECT id, seed FROM measurements WHERE tag = ? AND number = ? AND purpose = ? AND changes IS ?"
+    row = db.execute(f"{query} AND (? IS NULL OR seed = ?) AND ended IS NULL", (*of, seed, seed)).fetchone()
+    if row:
+        db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
+    return (int(row["id"]), int(row["seed"])) if row else None
+
+
+def _begin(db: sqlite3.Connection, of: _Of, seed: int) -> int:
+    columns = "tag, number, purpose, changes, seed, started"
+    cursor = db.execute(f"INSERT INTO measurements ({columns}) VALUES (?,?,?,?,?,?)", (*of, seed, time.time()))
+    return int(cursor.lastrowid or 0)
 
 
 def _measured(recorded: list[Recorded]) -> tuple[Measurement, ...]:

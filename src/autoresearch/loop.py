@@ -16,6 +16,7 @@ from autoresearch import decide, knobs, machine, pace, steady, trial
 from autoresearch.errors import AgentError, EngineError, LimitReached, UserError
 from autoresearch.inert import inert
 from autoresearch.ledger import Ledger
+from autoresearch.limits import Limits, expected
 from autoresearch.records import (
     Brief,
     CorpusView,
@@ -35,7 +36,6 @@ from autoresearch.repeat import Repeater, seed_of
 from autoresearch.schema import Run
 from autoresearch.settings import Settings
 from autoresearch.stages import Engine, Watcher
-from autoresearch.units import format_duration
 from autoresearch.workspace import Workspace
 
 Due = Callable[[Settings, Sequence[Experiment]], tuple[Experiment, Purpose] | None]
@@ -49,15 +49,6 @@ class Agent(Protocol):
     name: str
 
     def propose(self, brief: Brief) -> Proposal: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When to stop: at a time (steady.now()), and at a number of experiments in the run, the baseline's
-    included. None: no such limit."""
-
-    deadline: float | None = None
-    experiments: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,8 @@ class Loop:
         session = self.ledger.enter(self.run.tag, self.agent.name)
         why = "interrupted"
         try:
-            reserved = 0 if alone else self._reserved(limits)
+            history = self.ledger.experiments(self.run.tag)
+            reserved = 0 if alone else limits.reserved(self.program.settings, history)
             try:
                 why = self._until(limits, alone, reserved)
             except LimitReached as limit:
@@ -127,11 +119,12 @@ class Loop:
             experiment = self.ledger.unfinished(self.run.tag)
             if experiment is None and not alone:
                 self._repeat(partial(decide.due, strict=self.strict), limits.deadline)
-            if why := self._spent(limits) or self._too_late(experiment, limits, reserved):
+            done = sum(e.stage == "done" for e in self.ledger.experiments(self.run.tag))
+            if why := limits.spent(done) or limits.too_late(experiment, self._expected(), reserved):
                 return why
             experiment = experiment or self.ledger.open_experiment(self.run.tag)
             while experiment.stage != "done":
-                if why := self._too_late(experiment, limits, reserved):
+                if why := limits.too_late(experiment, self._expected(), reserved):
                     return why
                 self.watcher.stage(experiment)
                 experiment = self._step(experiment, limits.deadline, reserved)
@@ -315,43 +308,13 @@ class Loop:
 
     def in_a_hurry(self, limits: Limits) -> str | None:
         """What there is no time for, in a line; None if there is for all that a run does."""
-        if self._reserved(limits) == decide.reserve(self.program.settings):
+        settings = self.program.settings
+        if limits.reserved(settings, self.ledger.experiments(self.run.tag)) == decide.reserve(settings):
             return None
         return "time is too short to measure again at the end: what is kept stays provisional, and no gain is told"
 
-    def _reserved(self, limits: Limits) -> int:
-        """Trainings at the end of the run that are to have their time; none if nothing could be tried before them."""
-        settings, history = self.program.settings, self.ledger.experiments(self.run.tag)
-        reserved = decide.reserve(settings)
-        if limits.deadline is None:
-            return reserved
-        left = limits.deadline - steady.now()
-        return reserved if left >= (decide.owed(settings, history) + 1 + reserved) * self._expected() else 0
-
-    def _spent(self, limits: Limits) -> str | None:
-        if limits.experiments is None:
-            return None
-        done = sum(e.stage == "done" for e in self.ledger.experiments(self.run.tag))
-        return f"{done} experiments are done" if done >= limits.experiments else None
-
-    def _too_late(self, experiment: Experiment | None, limits: Limits, reserved: int = 0) -> str | None:
-        """An experiment that cannot finish before the deadline is not started; nor is a proposal for one, if it would
-        leave no time for so many trainings after it."""
-        if limits.deadline is None or (experiment and experiment.stage in ("measured", "decided")):
-            return None
-        left, expected = limits.deadline - steady.now(), self._expected()
-        if left < expected:
-            return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(expected)}"
-        proposed = experiment and (experiment.stage != "proposing" or experiment.number == 1)
-        if not proposed and left < (1 + reserved) * expected:
-            return f"{format_duration(left)} are left, which the last {reserved} trainings of a run are to have"
-        return None
-
     def _expected(self) -> float:
-        """Seconds that one more training and scoring will take: the longest of the last five, or a guess."""
-        deciding = [m for e in self.ledger.experiments(self.run.tag) if (m := e.deciding) and m.outcome == "scored"]
-        totals = [m.seconds.get("total", 0.0) for m in deciding[-5:]]
-        return max(totals, default=self.program.settings.budget * 1.1 + 10)
+        return expected(self.program.settings, self.ledger.experiments(self.run.tag))
 
     # ------------------------------------------------------------------------------------------ helpers
 

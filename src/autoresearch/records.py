@@ -4,7 +4,7 @@ Each stage takes the record before it and returns a new one. Records are frozen;
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -353,14 +353,6 @@ class Experiment:
     def level(self) -> float | None:
         """The mean of its `levels`."""
         return fmean(self.levels) if self.levels else None
-
-
-def gain_over_parent(experiment: Experiment, experiments: Iterable[Experiment], metric: Metric) -> float | None:
-    """How much better it is than the one whose commit it was built on, rolled back since or not; None where there is
-    none, or no value."""
-    before = {e.commit: e.level for e in experiments if e.number < experiment.number and e.status == "kept"}
-    old = before.get(experiment.parent)
-    return None if old is None or experiment.value is None else metric.gain(old, experiment.value)
 
 
 @dataclass(frozen=True, slots=True)

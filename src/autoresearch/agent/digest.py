@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autoresearch.agent.reply import clean
-from autoresearch.records import Experiment, Metric, gain_over_parent
+from autoresearch.history import gain_over_parent
+from autoresearch.records import Experiment, Metric
 from autoresearch.units import format_duration, format_size
 
 KEPT = 30  # the latest kept experiments

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from autoresearch import addresses
 from autoresearch.errors import LedgerError, Misuse, UserError
+from autoresearch.history import gain_over_parent
 from autoresearch.ledger import Ledger
-from autoresearch.records import Experiment, Measurement, Progress, Waiting, gain_over_parent
+from autoresearch.records import Experiment, Measurement, Progress, Waiting
 from autoresearch.report.status import Best, Report, report
 from autoresearch.report.tables import first_line, value
 

@@ -11,7 +11,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch.records import Experiment, Measurement, Metric, Replay, gain_over_parent
+from autoresearch.history import gain_over_parent
+from autoresearch.records import Experiment, Measurement, Metric, Replay
 from autoresearch.report.status import Report
 from autoresearch.schema import Calls, Recorded
 from autoresearch.units import format_duration, format_size
