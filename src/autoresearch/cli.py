@@ -179,14 +179,12 @@ def run(
         confined = lab.sandbox(sandbox, chosen.settings.device)
         loop = lab.loop(chosen, text, tag, watcher, asked, corpus, confined, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
-        if note := confined.note():
+        limits = Limits(deadline, experiments)
+        for note in filter(None, (confined.note(), lab.outdated(loop.run), loop.in_a_hurry(limits))):
             shown.say(f"note: {note}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
             start = "starts from the commit" if lab.ledger.tip(tag) is None else "goes on from its own commits"
             shown.say(f"note: {path} has edits that are not committed; a run {start}")
-        limits = Limits(deadline, experiments)
-        if note := loop.in_a_hurry(limits):
-            shown.say(f"note: {note}")
         why = loop.until(limits)
         notifier.end(why)
     shown.say(f"stopped: {why}")

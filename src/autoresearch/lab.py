@@ -124,12 +124,20 @@ class Lab:
         named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device, confined)
         begun = self.ledger.run(tag)
-        prepared = store.open(named, self.cache, begun.fingerprint if begun else None)
+        measured = begun if self.ledger.tip(tag) else None  # or else it is the text as it is now that is wanted
+        prepared = store.open(named, self.cache, measured.fingerprint if measured else None)
         spec = sources.canonical(named)
         new = campaign.plan(tag, program, text, spec, prepared.fingerprint, agent.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)
         engine.reap()
         return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher, strict)
+
+    def outdated(self, run: Run) -> str | None:
+        """A line on a run's corpus if its source holds another text by now."""
+        there = [corpus for corpus in store.prepared(run.corpus, self.cache) if corpus.fingerprint == run.fingerprint]
+        if any(store.is_as_it_was(corpus, self.cache) for corpus in there):
+            return None
+        return f"{run.corpus} is not as it was when run {run.tag} began, which goes on with the text of then"
 
     def replayer(self, run: Run, watcher: Watcher, confined: Sandbox | None = None) -> Replayer:
         """What measures commits of a run again. confined: as for `loop`. CorpusError if its corpus is not here any

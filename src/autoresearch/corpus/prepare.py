@@ -24,7 +24,7 @@ from autoresearch.corpus.manifest import (
 from autoresearch.corpus.parallel import in_order
 from autoresearch.corpus.progress import Progress, silent
 from autoresearch.corpus.split import read_batches, split_source
-from autoresearch.corpus.store import Corpus, fetched, folder, prepare_command
+from autoresearch.corpus.store import Corpus, folder, prepare_command, prepared
 from autoresearch.errors import CorpusError, Misuse
 from autoresearch.units import format_size
 
@@ -53,7 +53,7 @@ def prepare(
         _check_size(size)
     if spec not in hub.DATASETS:
         return _build(sources.find(spec), vocab_sizes, cache, progress)
-    corpus = next((there for there in fetched(spec, cache) if _has_text(there)), None)
+    corpus = next((there for there in prepared(spec, cache) if _has_text(there)), None)
     while corpus is None or shards.is_short(corpus, vocab_sizes, tokens):
         listing = hub.listing(hub.DATASETS[spec], endpoint)
         plan = shards.plan(listing, vocab_sizes, tokens, corpus)

@@ -62,6 +62,13 @@ def canonical(spec: str) -> str:
     return spec if spec in _KNOWN else str(Path(spec).expanduser().resolve())
 
 
+def name(spec: str) -> str:
+    """What folders of prepared corpora of this source begin with. Raises as `canonical` does."""
+    if spec in _KNOWN:
+        return spec
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(canonical(spec)).name).strip("-")[:40] or "corpus"
+
+
 def find(spec: str) -> Source:
     """The local source that `spec` names: `stdlib`, or a folder relative to the working directory. CorpusError if
     neither."""
@@ -76,7 +83,7 @@ def find(spec: str) -> Source:
         what = "is a file, not a folder" if exists else "is neither a known name nor a folder"
         raise CorpusError(f"The corpus {spec!r} {what}.", f"Use {_CHOICE}.")
     # The path is part of the identity: folders of one name and equal sizes and times need not be equal.
-    return _source(str(root), re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-")[:40] or "corpus", root, str(root))
+    return _source(str(root), name(spec), root, str(root))
 
 
 def documents(source: Source) -> Iterator[Item]:

@@ -74,13 +74,16 @@ def _corpora(cache: Path) -> Path:
 
 
 def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
-    """The corpus of this name: as its source is now, or of those fetched from the hub the one with this fingerprint,
-    and else the largest. CorpusError if it is not prepared; nothing is built, and no network is needed."""
+    """The corpus of this name: the one with this fingerprint, whatever its source is now; else as its source is now, or
+    the largest of those fetched from the hub. CorpusError if it is not prepared; nothing is built, and no network is
+    needed."""
+    there = prepared(spec, cache)
+    if begun := next((corpus for corpus in there if corpus.fingerprint == fingerprint), None):
+        return begun
     if spec in hub.DATASETS:
-        there = fetched(spec, cache)
         if not there:
             raise CorpusError(f"The corpus {spec} is not prepared.", f"{_prepare_first(spec)}: it is fetched then.")
-        return next((corpus for corpus in there if corpus.fingerprint == fingerprint), there[0])
+        return there[0]
     source = sources.find(spec)
     root = folder(source, cache)
     manifest = load(Layout(root))
@@ -89,12 +92,24 @@ def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
     return Corpus(root, source.name, manifest.fingerprint, manifest)
 
 
-def fetched(name: str, cache: Path) -> list[Corpus]:
-    """What was prepared of a dataset of the hub, each time with more of it: the finished first, the largest first."""
+def is_as_it_was(corpus: Corpus, cache: Path) -> bool:
+    """Whether preparing its source now would give this very corpus; of what was fetched, that is so."""
+    try:
+        return corpus.manifest.spec in hub.DATASETS or folder(sources.find(corpus.manifest.spec), cache) == corpus.root
+    except CorpusError:
+        return False
+
+
+def prepared(spec: str, cache: Path) -> list[Corpus]:
+    """What was prepared under this name, whatever its source was then: the finished first, the largest first."""
     found: list[Corpus] = []
+    try:
+        spec, name = sources.canonical(spec), sources.name(spec)
+    except (OSError, RuntimeError, ValueError):
+        return []
     for root in sorted(_corpora(cache).glob(f"{name}-*")):
         manifest = load(Layout(root))
-        if manifest is not None and manifest.spec == name:
+        if manifest is not None and manifest.spec == spec:
             found.append(Corpus(root, name, manifest.fingerprint, manifest))
     return sorted(found, key=lambda corpus: (_is_finished(corpus.manifest), corpus.train_bytes), reverse=True)
 
