@@ -165,6 +165,7 @@ class Last(Strict):
     status: Literal["running", "kept", "discarded", "stopped", "crashed", "failed", "quarantined"]
     title: str
     value: float | None
+    standing: str | None
 
 
 class EarlyStopFields(Strict):
@@ -208,7 +209,7 @@ def test_status_as_json_is_as_specified(finished: Lab) -> None:
     assert status.best.commit == finished.git("rev-parse", "autoresearch/quick")
     assert status.baseline and status.baseline.value > status.best.value > 0
     assert status.baseline.sigma == pytest.approx(0.01) and status.baseline.n == 1
-    assert status.last == Last(number=5, status="failed", title="Not there", value=None)
+    assert status.last == Last(number=5, status="failed", title="Not there", value=None, standing=None)
     assert status.cost == Cost(llm_usd=None, gpu_usd=None)
     assert status.gpu_busy is not None and 0 < status.gpu_busy < 1
 

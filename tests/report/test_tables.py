@@ -61,7 +61,7 @@ def test_a_hostile_title_is_only_text(title: str) -> None:
     report = Report(
         1, "t", "autoresearch/t", "running", "tiny", title, title, {"name": "val_bpb", "goal": "minimize"}, 1.0,
         {"total": 1, "kept": 1}, 0, EarlyStop(1, 0, 0), None, None, None, None, {"llm_usd": None, "gpu_usd": None},
-        Last(2, "kept", title, 1.0),
+        Last(2, "kept", title, 1.0, "provisional"),
     )  # fmt: skip
     for renderable in (
         tables.log_table([experiment(1), one], BITS),
@@ -183,7 +183,8 @@ def test_status_says_only_what_is_known() -> None:
     full = Report(
         1, "t", "autoresearch/t", "finished", "tiny", "search", "cpu", {"name": "val_bpb", "goal": "minimize"}, 75.0,
         counts, 1, EarlyStop(3, 2, 1), Baseline(2.0, 0.01, 1), Best(2, "a" * 40, 1.5, "provisional"),
-        Gain(0.5, 0.1, 2.0, 1.5, (2, 3)), 0.75, {"llm_usd": 0.5, "gpu_usd": None}, Last(3, "discarded", "x", 2.5),
+        Gain(0.5, 0.1, 2.0, 1.5, (2, 3)), 0.75, {"llm_usd": 0.5, "gpu_usd": None},
+        Last(3, "kept", "x", 2.5, "rolled_back"),
     )  # fmt: skip
     shown = drawn(tables.status_panel(full))
     for part in (
@@ -197,6 +198,7 @@ def test_status_says_only_what_is_known() -> None:
         "75%",
         "$0.50",
         "1 rolled back",
+        "#3 rolled back  x",
         "+0.5000 ± 0.1000",
     ):
         assert part in shown, part

@@ -51,6 +51,7 @@ class Last:
     status: str
     title: str
     value: float | None
+    standing: str | None  # of what was kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def report(ledger: Ledger, run: Run, alive: bool) -> Report:
         gain=decide.gain(run.metric, experiments),
         gpu_busy=_busy(experiments, sessions, alive),
         cost={"llm_usd": ledger.usage(run.tag).usd, "gpu_usd": None},
-        last=Last(last.number, last.status, last.title, last.value) if last else None,
+        last=Last(last.number, last.status, last.title, last.value, last.standing) if last else None,
     )
 
 

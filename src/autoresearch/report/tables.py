@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autoresearch.history import gain_over_parent
 from autoresearch.records import Experiment, Measurement, Metric, Replay
-from autoresearch.report.status import Report
+from autoresearch.report.status import Last, Report
 from autoresearch.schema import Calls, Recorded
 from autoresearch.units import format_duration, format_size
 
@@ -41,10 +41,11 @@ def status_word(status: str) -> Text:
     return Text(status, style=COLOURS.get(status, ""))
 
 
-def standing_word(experiment: Experiment) -> Text:
+def standing_word(experiment: Experiment | Last) -> Text:
     """Its status; of what was kept and then judged once more, what came of that."""
     if experiment.standing in ("confirmed", "rolled_back"):
-        return Text(experiment.standing.replace("_", " "), style="bold green" if experiment.holds else "dim")
+        style = "dim" if experiment.standing == "rolled_back" else "bold green"
+        return Text(experiment.standing.replace("_", " "), style=style)
     return status_word(experiment.status)
 
 
@@ -245,8 +246,9 @@ def status_panel(
         rows.append(("model", spent))
     if report.last:
         last = report.last
-        word = "unfinished" if last.status == "running" and report.state != "running" else last.status
-        rows.append(("last", Text.assemble(f"#{last.number} ", status_word(word), f"  {harmless(last.title)}")))
+        word = status_word("unfinished" if last.status == "running" and report.state != "running" else last.status)
+        word = standing_word(last) if last.standing else word
+        rows.append(("last", Text.assemble(f"#{last.number} ", word, f"  {harmless(last.title)}")))
     if now and report.state == "running":
         rows.append(("now", now))
     if why and report.state != "running":
