@@ -1,5 +1,6 @@
 """When time is short, or somebody is in the way: a night ends in order, and takes up what the person has mended."""
 
+import contextlib
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 
 from autoresearch import lab as labs
 from autoresearch import steady
-from autoresearch.errors import DeadlinePassed
+from autoresearch.errors import AgentError, DeadlinePassed, EngineError
 from autoresearch.ledger import Ledger
 from autoresearch.limits import Limits
 from autoresearch.loop import Loop
@@ -141,23 +142,69 @@ def test_a_branch_that_somebody_looks_at_stays_until_they_have_looked(
     assert seen[0] == seen[1] == seen[2] != seen[3] != git(night.folder, "rev-parse", "autoresearch/night")
 
 
-def test_a_branch_that_somebody_still_looks_at_when_the_run_ends_is_where_it_was(
-    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ends", ["in order", "by Ctrl-C"])
+def test_a_branch_that_somebody_still_looks_at_when_the_run_ends_is_moved_by_the_next_start(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     def meanwhile(number: int) -> None:
         if number == 2:
             git(night.folder, "switch", "--quiet", "autoresearch/night")
+        if number == 3 and ends == "by Ctrl-C":
+            raise KeyboardInterrupt
 
     night = make_night(PLAIN, tmp_path, monkeypatch, timed(clock, meanwhile))
     before = git(night.folder, "rev-parse", "HEAD")
-    night.work()
+    with contextlib.suppress(KeyboardInterrupt):
+        night.work(Limits(experiments=4))
     assert git(night.folder, "rev-parse", "autoresearch/night") == before
     tip = ledger_of(night).tip("night")
-    assert tip and tip.number == 5 and tip.commit
+    assert tip and tip.number == 2
     git(night.folder, "switch", "--quiet", "-")
-    git(night.folder, "branch", "--force", "autoresearch/night", tip.commit)  # as the command says in the end
     night.work()
     night.check()
+
+
+def test_a_baseline_that_crashed_and_was_then_cut_short_is_begun_again_as_it_is_now(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unlucky(timed(clock)):  # type: ignore[misc]
+        def measure(self, trial: Trial, watch: Callable[[Progress], None]) -> Measurement:
+            measured: Measurement = super().measure(trial, watch)
+            if clock.measured == 2:
+                raise KeyboardInterrupt
+            return replace(measured, outcome="crashed", value=None) if clock.measured == 1 else measured
+
+    night = make_night(Story(f"{TIMED}seeds: 1", []), tmp_path, monkeypatch, Unlucky)
+    for rate, error in ((0.5, EngineError), (0.45, KeyboardInterrupt)):
+        commit(night, rate)
+        with pytest.raises(error):
+            night.work(Limits(experiments=1))
+    commit(night, 0.35)
+    night.work(Limits(experiments=1))
+    (baseline,) = ledger_of(night).experiments("night")
+    assert (baseline.status, baseline.value) == ("kept", 0.35)
+
+
+@pytest.mark.parametrize("takes", [98.0, 130.0])
+def test_what_is_held_back_for_the_end_is_settled_when_it_is_known_what_a_training_takes(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float
+) -> None:
+    """98 s were expected: the baseline twice, one more and three for the end. At 130 s that is too much."""
+    night = make_night(Story(f"{TIMED}seeds: 2", []), tmp_path, monkeypatch, timed(clock))
+    loop, asked = loop_of(night)
+    clock.takes = dict.fromkeys(range(1, 20), takes)
+    limits = Limits(clock.now + 6.3 * 98)
+    assert loop.in_a_hurry(limits) is None
+    with contextlib.suppress(AgentError):  # it has no idea, time after time
+        loop.until(limits)
+    assert asked
+    assert (limits.deadline or 0) - (asked[0].until or 0) == (takes if takes == 130 else 4 * takes)
+
+
+def commit(night: Night, rate: float) -> None:
+    """Another file to begin with, if it is another."""
+    (night.folder / "train_core.py").write_text(FILE.replace("0.5", str(rate)))
+    git(night.folder, "commit", "--quiet", "--all", "--allow-empty", "--message", "mended")
 
 
 @pytest.mark.parametrize("edited", ["file", "program", "nothing"])
@@ -172,8 +219,7 @@ def test_a_baseline_that_was_cut_short_is_begun_again_as_it_is_now(
     with pytest.raises(KeyboardInterrupt):
         night.work(Limits(experiments=1))
     if edited == "file":
-        (night.folder / "train_core.py").write_text(FILE.replace("0.5", "0.45"))
-        git(night.folder, "commit", "--quiet", "--all", "--message", "mended")
+        commit(night, 0.45)
     if edited == "program":
         path = night.folder / "program.md"
         path.write_text(path.read_text().replace("80s", "90s"))  # with a figure, that would be another run

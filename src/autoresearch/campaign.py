@@ -75,7 +75,8 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
         ledger.restart(again)
         return again
     _check(old, new)
-    _check_measured(old.tag, baseline.deciding if baseline else None, engine)
+    if baseline and has_figure(baseline):
+        _check_measured(old.tag, baseline.deciding, engine)
     workspace.check_free(old.tag)
     if workspace.branch(old.tag) is None:
         tip = ledger.tip(old.tag)
@@ -87,7 +88,14 @@ def _begins_again(baseline: Experiment | None, edited: bool) -> bool:
     """Whether there is nothing yet that the run's figures could be compared with, or nothing that is still wanted."""
     if baseline is None or baseline.stage == "proposing":
         return True
-    return baseline.status != "kept" if baseline.stage == "done" else edited and baseline.deciding is None
+    return baseline.status != "kept" if baseline.stage == "done" else edited and not has_figure(baseline)
+
+
+def has_figure(baseline: Experiment | None) -> bool:
+    """Whether a run has what its later figures are to compare with: its baseline was measured, and has a score."""
+    if baseline is None or baseline.stage not in ("measured", "decided", "done") or baseline.deciding is None:
+        return False
+    return baseline.deciding.outcome == "scored"
 
 
 def _check_measured(tag: str, baseline: Measurement | None, engine: Engine) -> None:

@@ -189,9 +189,8 @@ def run(
         notifier.end(why)
     shown.say(f"stopped: {why}")
     tip, place = lab.ledger.tip(tag), lab.workspace.checked_out(tag)
-    if place and tip and tip.commit and lab.workspace.branch(tag) != tip.commit:
-        later = f"git switch - && git branch -f {loop.run.branch} {tip.commit[:10]}"
-        shown.say(f"note: {loop.run.branch} is checked out in {place}, and so was not moved. There: `{later}`")
+    if place and tip and lab.workspace.branch(tag) != tip.commit:
+        shown.say(f"note: {loop.run.branch} is checked out in {place}, and so is moved by the next start alone")
     put(tables.log_table(lab.ledger.experiments(tag), loop.run.metric), out)
     if line := tables.gain_line(report(lab.ledger, loop.run, alive=False)):
         out.print(f"gain {line}", soft_wrap=True)
@@ -234,7 +233,8 @@ def try_(
         _print_json(tables.as_dict(tried))
     elif tried.status == "kept":
         edited = "" if patch else f"git restore {' '.join(chosen.settings.edit)} && "
-        print(f"kept on {loop.run.branch}. To have it here: {edited}git merge {loop.run.branch}")
+        there = loop.run.branch if lab.workspace.branch(tag) == tried.commit else f"{tried.commit}"
+        print(f"kept on {there}. To have it here: {edited}git merge {there}")
     if tried.status not in ("kept", "discarded"):  # it has no score
         raise typer.Exit(1)
 

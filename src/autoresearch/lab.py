@@ -124,8 +124,8 @@ class Lab:
         named = corpus_spec or program.settings.corpus
         engine = self.engine(tag, program.settings.device, confined)
         begun = self.ledger.run(tag)
-        measured = begun if self.ledger.tip(tag) else None  # or else it is the text as it is now that is wanted
-        prepared = store.open(named, self.cache, measured.fingerprint if measured else None)
+        compares = campaign.has_figure(self.ledger.experiment(tag, 1))  # or else the text as it is now is wanted
+        prepared = store.open(named, self.cache, begun.fingerprint if begun and compares else None)
         spec = sources.canonical(named)
         new = campaign.plan(tag, program, text, spec, prepared.fingerprint, agent.name, engine, self.workspace)
         run = campaign.enter(new, engine, self.workspace, self.ledger)

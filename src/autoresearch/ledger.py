@@ -309,7 +309,7 @@ class Ledger:
                 return begun
             query = "SELECT COUNT(*) FROM measurements WHERE tag = ? AND number = ?"
             (before,) = db.execute(query, of[:2]).fetchone()
-            fresh = seed(before + 1)
+            fresh = seed(max(before, 1) + 1)  # the first is that of the measurement that decides
             return _begin(db, of, fresh), fresh
 
     def finish(self, id: int, measurement: Measurement) -> None:
@@ -373,8 +373,10 @@ class Ledger:
 
 def _begun(db: sqlite3.Connection, of: _Of, seed: int | None = None) -> tuple[int, int] | None:
     """Id and seed of a measurement that was cut short, which begins again."""
-    query = "SELECT id, seed FROM measurements WHERE tag = ? AND number = ? AND purpose = ? AND changes IS ?"
-    row = db.execute(f"{query} AND (? IS NULL OR seed = ?) AND ended IS NULL", (*of, seed, seed)).fetchone()
+    query = "SELECT id, seed FROM measurements AS m WHERE tag = ? AND number = ? AND purpose = ? AND changes IS ?"
+    twin = "SELECT 1 FROM measurements WHERE tag = m.tag AND number = m.number AND seed = m.seed AND id != m.id"
+    which = f"ended IS NULL AND (seed = ? OR ? IS NULL AND NOT EXISTS ({twin}))"
+    row = db.execute(f"{query} AND {which}", (*of, seed, seed)).fetchone()
     if row:
         db.execute("UPDATE measurements SET started = ? WHERE id = ?", (time.time(), row["id"]))
     return (int(row["id"]), int(row["seed"])) if row else None

@@ -8,6 +8,8 @@ from autoresearch.records import Experiment
 from autoresearch.settings import Settings
 from autoresearch.units import format_duration
 
+ASKING = 0.25  # of a training's time, that an agent has for its answer at least
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -32,8 +34,9 @@ class Limits:
         if left < takes:
             return f"{format_duration(max(left, 0))} are left, and an experiment takes {format_duration(takes)}"
         proposed = experiment and (experiment.stage != "proposing" or experiment.number == 1)
-        if not proposed and left < (1 + reserved) * takes:
-            return f"{format_duration(left)} are left, which the last {reserved} trainings of a run are to have"
+        if not proposed and left < (1 + reserved + ASKING) * takes:
+            held = f"which the last {reserved} trainings of a run are to have"
+            return f"{format_duration(left)} are left, {held if reserved else 'too little to ask and to train'}"
         return None
 
     def reserved(self, settings: Settings, history: Sequence[Experiment]) -> int:
@@ -41,7 +44,7 @@ class Limits:
         whole = decide.reserve(settings)
         if self.deadline is None:
             return whole
-        needed = (decide.owed(settings, history) + 1 + whole) * expected(settings, history)
+        needed = (decide.owed(settings, history) + ASKING + 1 + whole) * expected(settings, history)
         return whole if self.deadline - steady.now() >= needed else 0
 
 

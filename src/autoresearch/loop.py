@@ -77,10 +77,8 @@ class Loop:
         session = self.ledger.enter(self.run.tag, self.agent.name)
         why = "interrupted"
         try:
-            history = self.ledger.experiments(self.run.tag)
-            reserved = 0 if alone else limits.reserved(self.program.settings, history)
             try:
-                why = self._until(limits, alone, reserved)
+                why = self._until(limits, alone)
             except LimitReached as limit:
                 why = limit.message
             if not alone:
@@ -112,17 +110,22 @@ class Loop:
         proposal = self.agent.propose(self._brief(waiting))
         return proposal.patch is not None and self.ledger.patch(waiting) == dict(proposal.patch.files)
 
-    def _until(self, limits: Limits, alone: bool, reserved: int) -> str:
-        failed = 0
+    def _until(self, limits: Limits, alone: bool) -> str:
+        failed = reserved = 0
+        asked = alone  # whether it is settled what the end is to have: by then it is known what a training takes
         self._settle_standing()
+        self._catch_up()
         while True:
             experiment = self.ledger.unfinished(self.run.tag)
             if experiment is None and not alone:
                 self._repeat(partial(decide.due, strict=self.strict), limits.deadline)
-            done = sum(e.stage == "done" for e in self.ledger.experiments(self.run.tag))
+            history = self.ledger.experiments(self.run.tag)
+            reserved = reserved if asked else limits.reserved(self.program.settings, history)
+            done = sum(e.stage == "done" for e in history)
             if why := limits.spent(done) or limits.too_late(experiment, self._expected(), reserved):
                 return why
             experiment = experiment or self.ledger.open_experiment(self.run.tag)
+            asked = asked or experiment.number > 1
             while experiment.stage != "done":
                 if why := limits.too_late(experiment, self._expected(), reserved):
                     return why
@@ -308,8 +311,9 @@ class Loop:
 
     def in_a_hurry(self, limits: Limits) -> str | None:
         """What there is no time for, in a line; None if there is for all that a run does."""
-        settings = self.program.settings
-        if limits.reserved(settings, self.ledger.experiments(self.run.tag)) == decide.reserve(settings):
+        settings, history = self.program.settings, self.ledger.experiments(self.run.tag)
+        guessed = settings.max_steps is not None and not history  # which may end long before the budget
+        if guessed or limits.reserved(settings, history) == decide.reserve(settings):
             return None
         return "time is too short to measure again at the end: what is kept stays provisional, and no gain is told"
 

@@ -43,7 +43,7 @@ def parse(name: str, text: str) -> Program:
     """A program from its text. Raises Misuse, which names the key and, for an unknown one, the nearest known."""
     try:
         post = frontmatter.loads(text.removeprefix("\ufeff"))
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none, a key that is no word
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # such as a date that is none
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 2})" if where else ""
         raise Misuse(f"the front matter of program {name} is not valid YAML{line}.", _between_dashes()) from error

@@ -61,7 +61,6 @@ class Workspace:
             )
         self.root = Path(str(self._repo.working_tree_dir))
         self.state = Path(str(self._repo.common_dir)) / "autoresearch"
-        self._left: dict[str, str] = {}  # by tag, where branches are that were checked out when they were to move
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -200,17 +199,25 @@ class Workspace:
         """Move the run's branch from `tip` to `commit`. Done already is fine; anything else there is an error.
 
         A branch that is checked out stays where it is, or its working tree would look edited: `catch_up` moves it."""
-        if self.branch(tag) == commit:
-            self._left.pop(tag, None)
+        branch, left = self.branch(tag), self._left(tag)
+        old = branch if branch and left.exists() and branch == left.read_text() else tip
+        if branch == commit:
+            left.unlink(missing_ok=True)
         elif self.checked_out(tag):
-            self._left.setdefault(tag, tip)
+            left.write_text(old)
         else:
-            self._move(f"refs/heads/autoresearch/{tag}", commit, self._left.pop(tag, tip))
+            self._move(f"refs/heads/autoresearch/{tag}", commit, old)
+            left.unlink(missing_ok=True)
 
     def catch_up(self, tag: str, commit: str) -> None:
         """Move the run's branch to `commit` if it was checked out when it was to move, and is not any more."""
-        if tag in self._left:
-            self.keep(tag, commit, self._left[tag])
+        left = self._left(tag)
+        if left.exists() and self.branch(tag) == left.read_text():
+            self.keep(tag, commit, left.read_text())
+
+    def _left(self, tag: str) -> Path:
+        """Says where a run's branch is that was not moved."""
+        return self.state / "runs" / tag / "branch"
 
     def _move(self, ref: str, new: str, old: str) -> None:
         try:

@@ -161,6 +161,34 @@ def test_a_changed_folder_is_another_corpus(tmp_path: Path) -> None:
     second = prepare(str(tmp_path / "words"), [256], tmp_path / "cache")
     assert first.root != second.root and first.fingerprint != second.fingerprint
     store.verify(first)
+    cache = tmp_path / "cache"
+    for corpus, is_now in ((first, False), (second, True)):
+        found = store.open(str(tmp_path / "words"), cache, corpus.fingerprint)
+        assert (found.root, store.is_as_it_was(found, cache)) == (corpus.root, is_now)
+
+
+def test_of_two_of_one_text_that_is_opened_which_would_be_prepared_now(tmp_path: Path) -> None:
+    """A copy or a checkout gives files other times, and so the corpus another folder."""
+    words, cache = tmp_path / "words", tmp_path / "cache"
+    write_documents(words)
+    for moment in range(1, 6):
+        for path in words.rglob("*.txt"):
+            os.utime(path, (moment, moment))
+        now = prepare(str(words), [256], cache)
+        assert store.open(str(words), cache, now.fingerprint).root == now.root
+    assert len([*(cache / "corpora").iterdir()]) == 5
+
+
+def test_what_is_damaged_of_another_folders_corpus_is_in_nobodys_way(tmp_path: Path) -> None:
+    words, cache = tmp_path / "words", tmp_path / "cache"
+    write_documents(words)
+    corpus = prepare(str(words), [256], cache)
+    (cache / "corpora" / "words-old-123").mkdir()
+    (cache / "corpora" / "words-old-123" / "manifest.json").write_text("{")
+    assert store.open(str(words), cache, corpus.fingerprint).root == corpus.root
+    corpus.layout.manifest.write_text("{")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        store.open(str(words), cache, corpus.fingerprint)
 
 
 def test_a_truncated_file_is_noticed_and_made_again(folder: Path, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
     the largest of those fetched from the hub. CorpusError if it is not prepared; nothing is built, and no network is
     needed."""
     there = prepared(spec, cache)
-    if begun := next((corpus for corpus in there if corpus.fingerprint == fingerprint), None):
-        return begun
+    if begun := [corpus for corpus in there if corpus.fingerprint == fingerprint]:
+        return next((corpus for corpus in begun if is_as_it_was(corpus, cache)), begun[0])
     if spec in hub.DATASETS:
         if not there:
             raise CorpusError(f"The corpus {spec} is not prepared.", f"{_prepare_first(spec)}: it is fetched then.")
@@ -108,7 +108,12 @@ def prepared(spec: str, cache: Path) -> list[Corpus]:
     except (OSError, RuntimeError, ValueError):
         return []
     for root in sorted(_corpora(cache).glob(f"{name}-*")):
-        manifest = load(Layout(root))
+        try:
+            manifest = load(Layout(root))
+        except CorpusError:
+            if spec in hub.DATASETS:
+                raise
+            continue  # perhaps another folder's; `open` raises for this one's
         if manifest is not None and manifest.spec == spec:
             found.append(Corpus(root, name, manifest.fingerprint, manifest))
     return sorted(found, key=lambda corpus: (_is_finished(corpus.manifest), corpus.train_bytes), reverse=True)
