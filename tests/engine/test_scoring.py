@@ -81,7 +81,8 @@ def test_a_rehearsal_without_end_is_a_start_up_that_is_too_long(confined, engine
     own = engine(sandbox=None if confined else OFF, score_limit=3.0)
     found = own.measure(trial("import os\n" + endless, startup_limit=3.0))
     assert found.outcome == "crashed"
-    assert found.reason in ("start-up took longer than 3 s", "scoring took longer than 3 s")
+    slow = ("getting ready to score", "scoring", "start-up")  # the last on a machine that is busy
+    assert found.reason in [f"{what} took longer than 3 s" for what in slow]
 
 
 @pytest.mark.parametrize(

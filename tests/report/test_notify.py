@@ -279,7 +279,7 @@ def test_when_nothing_gets_through_the_oldest_gives_way(
             notifier.end(f"reason {number}")
             if number == 1:
                 until(lambda: webhook.notices)
-        webhook.open.set()
+        threading.Timer(1.0, webhook.open.set).start()  # by then it is closing
     assert [notice.why for notice in webhook.notices] == ["reason 1", "reason 8", "reason 9"]  # and the close itself
     assert said == []
 
