@@ -39,6 +39,10 @@ class Limits:
             return f"{format_duration(left)} are left, {held if reserved else 'too little to ask and to train'}"
         return None
 
+    def answer_by(self, takes: float, reserved: int) -> float | None:
+        """When an agent must have answered, so that there is time for its experiment and so many trainings after it."""
+        return None if self.deadline is None else self.deadline - (1 + reserved) * takes
+
     def reserved(self, settings: Settings, history: Sequence[Experiment]) -> int:
         """Trainings at the end of the run that are to have their time; none if nothing could be tried before them."""
         whole = decide.reserve(settings)

@@ -130,7 +130,7 @@ class Loop:
                 if why := limits.too_late(experiment, self._expected(), reserved):
                     return why
                 self.watcher.stage(experiment)
-                experiment = self._step(experiment, limits.deadline, reserved)
+                experiment = self._step(experiment, limits, reserved)
             self.watcher.stage(experiment)
             if experiment.number == 1 and experiment.status != "kept":
                 raise EngineError(f"the baseline {experiment.status}: {experiment.reason}.", self._mend(experiment))
@@ -141,14 +141,14 @@ class Loop:
                     f"Read its replies in {self.ledger.folder_of(self.run.tag, experiment.number)}.",
                 )
 
-    def _step(self, experiment: Experiment, deadline: float | None, reserved: int) -> Experiment:
+    def _step(self, experiment: Experiment, limits: Limits, reserved: int) -> Experiment:
         match experiment.stage:
             case "proposing":
-                return self.propose(experiment, deadline, reserved)
+                return self.propose(experiment, limits.answer_by(self._expected(), reserved))
             case "proposed":
                 return self.commit(experiment)
             case "committed" | "running":
-                return self.measure(experiment, deadline)
+                return self.measure(experiment, limits.deadline)
             case "measured":
                 return self.decide(experiment)
             case _:
@@ -156,12 +156,12 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------ the stages
 
-    def propose(self, experiment: Experiment, deadline: float | None = None, reserved: int = 0) -> Experiment:
-        """Ask the agent, who sees the files at the tip and what the ledger remembers, and may take until there is time
-        for no more than this experiment and so many trainings after it."""
+    def propose(self, experiment: Experiment, until: float | None = None) -> Experiment:
+        """Ask the agent, who sees the files at the tip and what the ledger remembers. until: when it must have
+        answered (steady.now())."""
         if experiment.number == 1:
             return self.ledger.propose(experiment, self._baseline())
-        proposal = self.agent.propose(self._brief(experiment, deadline, reserved))
+        proposal = self.agent.propose(self._brief(experiment, until))
         return self.ledger.propose(experiment, proposal, self.agent.name)
 
     def commit(self, experiment: Experiment) -> Experiment:
@@ -340,7 +340,7 @@ class Loop:
         tip = self.ledger.tip(self.run.tag)
         return tip.commit if tip and tip.commit else self.run.base
 
-    def _brief(self, experiment: Experiment, deadline: float | None = None, reserved: int = 0) -> Brief:
+    def _brief(self, experiment: Experiment, until: float | None = None) -> Brief:
         files = {path: self.workspace.read(self._tip(), path) for path in self.program.settings.edit}
         history = self.ledger.experiments(self.run.tag)
         return Brief(
@@ -353,7 +353,7 @@ class Loop:
             sigma=self._spread(history).sigma,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
-            until=None if deadline is None else deadline - (1 + reserved) * self._expected(),
+            until=until,
         )
 
     def _baseline(self) -> Proposal:

@@ -78,8 +78,11 @@ def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
     the largest of those fetched from the hub. CorpusError if it is not prepared; nothing is built, and no network is
     needed."""
     there = prepared(spec, cache)
-    if begun := [corpus for corpus in there if corpus.fingerprint == fingerprint]:
-        return next((corpus for corpus in begun if is_as_it_was(corpus, cache)), begun[0])
+    begun = [corpus for corpus in there if corpus.fingerprint == fingerprint]
+    if len(begun) > 1:  # of one text, at several times
+        begun.sort(key=lambda corpus: not is_as_it_was(corpus, cache))
+    if begun:
+        return begun[0]
     if spec in hub.DATASETS:
         if not there:
             raise CorpusError(f"The corpus {spec} is not prepared.", f"{_prepare_first(spec)}: it is fetched then.")
