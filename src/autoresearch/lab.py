@@ -133,7 +133,9 @@ class Lab:
         return Loop(run, program, self.ledger, self.workspace, agent, engine, self._views(prepared), watcher, strict)
 
     def outdated(self, run: Run) -> str | None:
-        """A line on a run's corpus if its source holds another text by now."""
+        """A line on a run's corpus if its source holds another text by now; one that has no figure yet takes that."""
+        if not campaign.has_figure(self.ledger.experiment(run.tag, 1)):
+            return None
         there = [corpus for corpus in store.prepared(run.corpus, self.cache) if corpus.fingerprint == run.fingerprint]
         if any(store.is_as_it_was(corpus, self.cache) for corpus in there):
             return None

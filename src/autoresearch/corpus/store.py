@@ -77,7 +77,7 @@ def open(spec: str, cache: Path, fingerprint: str | None = None) -> Corpus:
     """The corpus of this name: the one with this fingerprint, whatever its source is now; else as its source is now, or
     the largest of those fetched from the hub. CorpusError if it is not prepared; nothing is built, and no network is
     needed."""
-    there = prepared(spec, cache)
+    there = prepared(spec, cache) if fingerprint or spec in hub.DATASETS else []
     begun = [corpus for corpus in there if corpus.fingerprint == fingerprint]
     if len(begun) > 1:  # of one text, at several times
         begun.sort(key=lambda corpus: not is_as_it_was(corpus, cache))
