@@ -19,7 +19,6 @@ from made_up import token_file
 
 from autoresearch import arguments, knobs
 from autoresearch.engine.local import LocalEngine
-from autoresearch.engine.sandbox import OFF
 from autoresearch.records import CorpusView, Kept, Trial
 from autoresearch.settings import Settings
 
@@ -59,8 +58,8 @@ def main() -> int:
         home = Path(name)
         validation = token_file(home / "validation.bin", int(options.tokens), vocab_size)
         corpus = CorpusView("made up", token_file(home / "train.bin", 10_000_000, vocab_size), validation)
-        confined = OFF if options.sandbox == "off" else None
-        engine = LocalEngine(home / "scratch", os.environ, "scoring", sandbox=confined)
+
+        engine = LocalEngine(home / "scratch", os.environ, "scoring", sandbox=options.sandbox)
         tip: Kept | None = None
         for run in range(options.repeats):
             folder = home / str(run)

@@ -130,7 +130,9 @@ class Night:
             text = (self.folder / "program.md").read_text()
             watcher = Watchers()
             agent = lab.agent(f"replay:{self.folder / 'replies.jsonl'}", "night", watcher)
-            loop = lab.loop(program, text, "night", watcher, agent, strict=self.story.strict)
+            loop = lab.loop(
+                program, text, "night", watcher, agent, lab.engine("night", "cpu"), strict=self.story.strict
+            )
             loop.until(limits or Limits(experiments=len(self.story.expected)))
 
     def check(self) -> None:

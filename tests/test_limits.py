@@ -114,7 +114,7 @@ def loop_of(night: Night) -> tuple[Loop, list[Brief]]:
 
     lab = labs.open_lab(night.folder, night.folder.parent / "cache", {})
     path = night.folder / "program.md"
-    return lab.loop(load(path), path.read_text(), "night", Watchers(), Asked()), asked
+    return lab.loop(load(path), path.read_text(), "night", Watchers(), Asked(), lab.engine("night", "cpu")), asked
 
 
 def git(folder: Path, *arguments: str) -> str:

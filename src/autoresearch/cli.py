@@ -174,13 +174,13 @@ def run(
     _be_interruptible()
     with lab.lock(tag), notifier, shown:
         watcher = Watchers(shown, notifier)
+        engine = lab.engine(tag, chosen.settings.device, sandbox)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
-        confined = lab.sandbox(sandbox, chosen.settings.device)
-        loop = lab.loop(chosen, text, tag, watcher, asked, corpus, confined, strict)
+        loop = lab.loop(chosen, text, tag, watcher, asked, engine, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
         limits = Limits(deadline, experiments)
-        for note in filter(None, (confined.note(), lab.outdated(loop.run), loop.in_a_hurry(limits))):
+        for note in filter(None, (engine.sandbox.note(), lab.outdated(loop.run), loop.in_a_hurry(limits))):
             shown.say(f"note: {note}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
             start = "starts from the commit" if lab.ledger.tip(tag) is None else "goes on from its own commits"
@@ -222,12 +222,12 @@ def try_(
     given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
     _be_interruptible()
-    confined = lab.sandbox(sandbox, chosen.settings.device)
     with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
-        if note := confined.note():
-            watcher.say(f"note: {note}")
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
-        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), corpus, confined)
+        engine = lab.engine(tag, chosen.settings.device, sandbox)
+        if note := engine.sandbox.note():
+            watcher.say(f"note: {note}")
+        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), engine, corpus)
         tried = loop.once()
     if as_json:
         _print_json(tables.as_dict(tried))
@@ -333,11 +333,11 @@ def replay(
     shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
     _be_interruptible()
     run = lab.run(found.tag)
-    confined = lab.sandbox(sandbox, program_of(run).settings.device)
     with lab.replaying(found.tag), shown as watcher:
-        if note := confined.note():
+        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, replays=True)
+        if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
-        replayer = lab.replayer(run, watcher, confined)
+        replayer = lab.replayer(run, watcher, engine)
         result = replayer.replay(found, seeds, arguments.changes(changes or []), seconds)
     if as_json:
         _print_json(tables.replay_as_dict(result))

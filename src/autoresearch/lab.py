@@ -14,14 +14,12 @@ from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import sources, store
-from autoresearch.engine import sandbox
-from autoresearch.engine.device import resolve_device
 from autoresearch.engine.local import LocalEngine
-from autoresearch.engine.sandbox import Sandbox
+from autoresearch.engine.sandbox import Mode
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop
-from autoresearch.program import program_of, shipped
+from autoresearch.program import shipped
 from autoresearch.records import CorpusView, Exchange, Program, Waiting
 from autoresearch.repeat import Repeater
 from autoresearch.replay import Replayer
@@ -108,6 +106,12 @@ class Lab:
         """The agent that a user names, its model calls charged to the run's open experiment. Misuse if unknown."""
         return make_agent(spec, _RunDesk(self.ledger, tag, watcher), self.environ, terms)
 
+    def engine(self, tag: str, device: Device, sandbox: Mode = "auto", replays: bool = False) -> LocalEngine:
+        """What measures for a run, or for replays of it: made first, it imports while the rest gets ready. EngineError
+        if the device is not there, and in mode `strict` if the sandbox is not whole."""
+        label = f"{self._id()}-{tag}{'~replay' if replays else ''}"  # no tag has a ~
+        return LocalEngine(self.cache / "scratch", self.environ, label, device, sandbox=sandbox)
+
     def loop(
         self,
         program: Program,
@@ -115,14 +119,12 @@ class Lab:
         tag: str,
         watcher: Watcher,
         agent: Agent,
+        engine: LocalEngine,
         corpus_spec: str | None = None,
-        confined: Sandbox | None = None,
         strict: bool = False,
     ) -> Loop:
-        """The loop of a run, begun or taken up. confined: by what; all that this machine has if it is not given.
-        strict: it checks each keep at once."""
+        """The loop of a run, begun or taken up. engine: of this tag. strict: it checks each keep at once."""
         named = corpus_spec or program.settings.corpus
-        engine = self.engine(tag, program.settings.device, confined)
         begun = self.ledger.run(tag)
         compares = campaign.has_figure(self.ledger.experiment(tag, 1))  # or else the text as it is now is wanted
         prepared = store.open(named, self.cache, begun.fingerprint if begun and compares else None)
@@ -141,26 +143,16 @@ class Lab:
             return None
         return f"{run.corpus} is not as it was when run {run.tag} began, which goes on with the text of then"
 
-    def replayer(self, run: Run, watcher: Watcher, confined: Sandbox | None = None) -> Replayer:
-        """What measures commits of a run again. confined: as for `loop`. CorpusError if its corpus is not here any
-        more."""
+    def replayer(self, run: Run, watcher: Watcher, engine: LocalEngine) -> Replayer:
+        """What measures commits of a run again. engine: for replays of its tag. CorpusError if its corpus is not here
+        any more."""
         prepared = store.open(run.corpus, self.cache, run.fingerprint)
         if prepared.fingerprint != run.fingerprint:
             raise CorpusError(
                 f"the corpus {run.corpus} has changed since run {run.tag} began.", "Its figures cannot be repeated."
             )
-        device = program_of(run).settings.device
-        engine = self.engine(f"{run.tag}~replay", device, confined)  # no tag has a ~: not what a run measures
         engine.reap()
         return Replayer(Repeater(run, self.ledger, self.workspace, engine, self._views(prepared), watcher))
-
-    def engine(self, label: str, device: Device, confined: Sandbox | None) -> LocalEngine:
-        label = f"{self._id()}-{label}"
-        return LocalEngine(self.cache / "scratch", self.environ, label, device, sandbox=confined)
-
-    def sandbox(self, mode: sandbox.Mode, device: Device) -> Sandbox:
-        """What keeps the code that is trained in. EngineError in mode `strict` if a protection is missing."""
-        return sandbox.choose(mode, self.environ, resolve_device(device, self.environ))
 
     def _id(self) -> str:
         """Tells this lab's processes and folders from another's."""

@@ -1,6 +1,6 @@
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -82,12 +82,12 @@ def lend(tmp_path_factory):
         device: str,
         scratch: Path,
         environ: Mapping[str, str],
-        mechanisms: Sequence[str] = (),
+        mechanisms: Callable[[], Sequence[str]],
         replaceable: bool = False,
     ) -> Lent:
         with contextlib.suppress(OSError):  # which a measurement says
             scratch.mkdir(parents=True, exist_ok=True)
-        kind = tuple(mechanisms)
+        kind = tuple(mechanisms())
         if kind in servers and not servers[kind].forks.alive():
             servers.pop(kind).close()
         if kind not in servers:

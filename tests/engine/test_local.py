@@ -462,7 +462,7 @@ def test_what_fails_in_scoring_fails_on_made_up_rows_first(name, confined, engin
     code, reason, shown = EVAL_ONLY[name]
     model = f"class Model(Bigram):\n    def forward(self, x):\n        if not self.training: {code}\n"
     model += "        return self.table[x]\n"
-    one = engine(sandbox=None if confined else OFF)
+    one = engine(sandbox="auto" if confined else OFF)
     measurement = one.measure(trial("print('a word')\n" + TRAIN.replace("class Model(Bigram): pass", model)))
     assert (measurement.outcome, measurement.phase) == ("crashed", "score")
     assert measurement.reason.startswith(reason) and "a word" not in measurement.reason

@@ -115,7 +115,7 @@ else:
 def test_a_sealed_process_finds_nothing_that_an_open_one_has_left(confined, engine, trial, tmp_path):
     name = tmp_path.name
     try:
-        measured = engine(sandbox=None if confined else OFF).measure(trial(forward(LEAVE.replace("NAME", name))))
+        measured = engine(sandbox="auto" if confined else OFF).measure(trial(forward(LEAVE.replace("NAME", name))))
     finally:
         for place in ("/tmp", "/var/tmp", "/dev/shm"):
             (Path(place) / f"left-{name}").unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def sleepers(seconds: str) -> list[psutil.Process]:
 def test_what_kills_all_supervisors_and_takes_off_its_mark_is_gone(confined, engine, trial):
     """Without a sandbox, nobody knows of it any more."""
     number = str(time.time_ns() % 10**8)
-    engine = engine(sandbox=None if confined else OFF)
+    engine = engine(sandbox="auto" if confined else OFF)
     measured = engine.measure(trial(body(RUN_AWAY.replace("NUMBER", number))))
     left = sleepers(f"4{number}")
     for process in left:

@@ -70,7 +70,7 @@ def test_and_not_where_training_could_meddle(engine, trial, began):
 def test_what_it_waits_for_is_no_training(confined, engine, trial):
     """A rehearsal that takes its time is no time of training, nor is it taken from the budget."""
     slow = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(5)\n"
-    found = engine(sandbox=None if confined else OFF).measure(trial("import os\n" + slow, budget=1.0, max_steps=None))
+    found = engine(sandbox="auto" if confined else OFF).measure(trial("import os\n" + slow, budget=1.0, max_steps=None))
     assert (found.outcome, found.reason) == ("scored", None)
     assert found.seconds["train"] == pytest.approx(1.0, abs=0.5)
 
@@ -78,7 +78,7 @@ def test_what_it_waits_for_is_no_training(confined, engine, trial):
 @pytest.mark.parametrize("confined", [pytest.param(True, marks=full), False])
 def test_a_rehearsal_without_end_is_a_start_up_that_is_too_long(confined, engine, trial):
     endless = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(600)\n"
-    own = engine(sandbox=None if confined else OFF, score_limit=3.0)
+    own = engine(sandbox="auto" if confined else OFF, score_limit=3.0)
     found = own.measure(trial("import os\n" + endless, startup_limit=3.0))
     assert found.outcome == "crashed"
     slow = ("getting ready to score", "scoring", "start-up")  # the last on a machine that is busy

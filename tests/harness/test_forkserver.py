@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -137,6 +138,9 @@ def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(named, tmp_
     code = (
         "assert 'torch._inductor.compile_fx' in sys.modules\n"
         "import torch\n"
+        "from triton.runtime import cache, driver\n"
+        "assert cache.triton_key.cache_info().currsize\n"
+        "assert driver._default and 'utils' in vars(driver._default)\n"
         "assert torch.cuda.device_count() == 1\n"
         "ones = torch.ones(1000, device='cuda')\n"
         "print(float(torch.compile(lambda x: (x * 2 + 1).relu())(ones).sum()), flush=True)\n"
@@ -323,6 +327,46 @@ def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
         server.check()
     server.close()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_confines_its_children_may_be_found_out_while_it_imports(tmp_path):
+    there = []
+
+    def mechanisms() -> tuple[str, ...]:
+        there.extend(psutil.Process().children())
+        return ("landlock",)
+
+    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
+    try:
+        assert server.pid in [process.pid for process in there]
+        (tmp_path / "secret").write_text("sesame")
+        code = f"try: open({str(tmp_path / 'secret')!r})\nexcept PermissionError: os._exit(3)\n"
+        assert Task(server, tmp_path / "one", code).end() == 3
+    finally:
+        server.close()
+
+
+def test_it_is_gone_if_that_cannot_be_found_out(tmp_path):
+    before, there = psutil.Process().children(), []
+
+    def mechanisms() -> tuple[str, ...]:
+        there.extend(process for process in psutil.Process().children() if process not in before)
+        raise EngineError("the sandbox is not whole.", "Run with --sandbox auto.")
+
+    with pytest.raises(EngineError, match="the sandbox is not whole"):
+        ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
+    assert there
+    assert not any(map(alive, there))
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", "cpu", str(theirs.fileno())]
+        subprocess.run(command, env=ENVIRON, input=b"landlo", pass_fds=(theirs.fileno(),), timeout=60, check=True)
+        theirs.close()
+        assert ours.recv(1) == b""  # not even that it is ready
 
 
 def test_a_server_that_is_killed_before_it_is_ready_says_by_what(server):

@@ -63,6 +63,7 @@ class Siege:
     hits: Counter[tuple[str, str]] = field(default_factory=Counter)  # by victim and where
     broken: list[str] = field(default_factory=list)  # what did not hold
     _seen: set[str] = field(default_factory=set)  # what has ever been there to be killed
+    _killed: list[str] = field(default_factory=list)  # since the run was started
 
     def lay(self, victims: list[str]) -> None:
         """Kill these, one after the other, and then let the run come to its end."""
@@ -84,6 +85,7 @@ class Siege:
                 target += self.round
 
     def _start(self, target: int) -> subprocess.Popen[str]:
+        self._killed.clear()
         agent = shlex.join([sys.executable, "-I", "-S", str(self.lab.home.parent / "agent.py")])
         command = ("run", "--program", "programs/quick.md", "--strict", "--experiments", target)
         with self._said.open("w") as said:
@@ -100,8 +102,11 @@ class Siege:
         broken += rules.broken(ended=code == 0)
         baseline = next(iter(rows(self.lab)), None)
         begun = baseline and (baseline.stage != "done" or baseline.status == "kept")
-        if code not in (0, -signal.SIGKILL) and (begun or baseline is None):
-            broken.append(f"the run ended with code {code}: {self._said.read_text()[-500:]}")
+        said = self._said.read_text()
+        # A fork server that was starting, and the one in its place: that ends a run, by docs/processes.md.
+        twice = self._killed[-2:] == [FORKS, FORKS] and "Python cannot be started: it was ended by signal 9." in said
+        if code not in (0, -signal.SIGKILL) and (begun or baseline is None) and not twice:
+            broken.append(f"the run ended with code {code}: {said[-500:]}")
         self.broken += [f"after {last} kills: {what}" for what in broken]
         for what in broken:
             self.say(f"BROKEN: {what}")
@@ -120,6 +125,7 @@ class Siege:
                 victim.send_signal(signal.SIGKILL)
                 left.pop()
                 self.hits[kind, at] += 1
+                self._killed.append(kind)
                 self.say(f"{self.hits.total()}: {kind}, {at}, #{len(rows(self.lab))}")
                 if kind == PARENT:
                     return

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from autoresearch.engine import children
@@ -27,12 +27,12 @@ class ForkServer:
         device: str,
         scratch: Path,
         environ: Mapping[str, str],
-        mechanisms: Sequence[str] = (),
+        mechanisms: Callable[[], Sequence[str]] = tuple,
         replaceable: bool = False,
     ) -> None:
         """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
-        mechanisms: that make the sandbox of its children. replaceable: if it is killed before it is ready, that says
-        nothing yet of the machine. EngineError if Python cannot be started."""
+        mechanisms: that make the sandbox of its children; called while it imports. replaceable: if it is killed before
+        it is ready, that says nothing yet of the machine. EngineError if Python cannot be started."""
         self._replaceable = replaceable
         _allow_more_files()
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
@@ -40,13 +40,13 @@ class ForkServer:
             self._output = resources.enter_context((home / "output").open("w+b"))
             ours, theirs = map(resources.enter_context, socket.socketpair())
             program = [sys.executable, "-P", "-m", "autoresearch.harness.child"]
-            command = [*program, device, str(theirs.fileno()), ",".join(mechanisms)]
+            command = [*program, device, str(theirs.fileno())]
             try:
                 self._process = subprocess.Popen(
                     command,
                     env=children.environment(environ, home, home / "compiled"),
                     cwd=home,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=self._output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -58,7 +58,13 @@ class ForkServer:
             self.forks = Forks(ours)
             resources.callback(self._stop)  # before its folder goes
             children.record(home, self._process.pid)
+            self._tell(mechanisms())
             self._resources = resources.pop_all()
+
+    def _tell(self, mechanisms: Sequence[str]) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as told:  # if it has ended, `check` says so
+            told.write(",".join(mechanisms).encode() + b"\n")
 
     @property
     def pid(self) -> int:

@@ -5,6 +5,7 @@ import errno
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from autoresearch.engine import children, faults
@@ -13,7 +14,7 @@ from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Measuring
-from autoresearch.engine.sandbox import Sandbox, choose
+from autoresearch.engine.sandbox import Mode, Sandbox, choose
 from autoresearch.engine.site import Bench, Site, Watch
 from autoresearch.engine.turn import turn
 from autoresearch.errors import CorpusError, EngineError
@@ -30,9 +31,9 @@ class LocalEngine:
     engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
-    sandbox: what keeps the candidate's processes in; if it is not given, all that this machine has.
-    EngineError if the device is not there, or Python cannot be started: what a measurement imports is imported from now
-    on, in a process that lasts as long as the engine.
+    sandbox: what keeps the candidate's processes in, or how that is to be found out.
+    EngineError if the device is not there, a sandbox that has to be whole is not, or Python cannot be started: what a
+    measurement imports is imported from now on, in a process that lasts as long as the engine.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class LocalEngine:
         device: Device = "auto",
         grace: float | None = None,
         score_limit: float | None = None,
-        sandbox: Sandbox | None = None,
+        sandbox: Sandbox | Mode = "auto",
     ) -> None:
         self.device = resolve_device(device, environ)
+        self._scratch, self._environ, self._confined = scratch / label, dict(environ), sandbox
+        self._start()  # first: it imports while the rest is found out
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
-        self.sandbox = choose("auto", environ, self.device) if sandbox is None else sandbox
-        self._scratch = scratch / label
         gpus = visible_gpus(environ) if self.device == "cuda" else []
         name = "-".join([self.device, *(gpu.uuid for gpu in gpus[:1])])
         self._lock = scratch / f"device-{name}.lock"
@@ -64,11 +65,16 @@ class LocalEngine:
             self.sandbox.describe(),
             self._scratch,
             scratch / f"compiled-{name}",
-            dict(environ),
+            self._environ,
             grace,
             score_limit,
         )
-        self._start()
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """What keeps the candidate's processes in."""
+        given = self._confined
+        return given if isinstance(given, Sandbox) else choose(given, self._environ, self.device)
 
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.
@@ -106,7 +112,7 @@ class LocalEngine:
         """replaceable: unless it replaces one that has never been ready: a second one is not killed by chance."""
         with self._blamed():
             self._server = ForkServer(
-                self.device, self._scratch, self._bench.environ, self.sandbox.mechanisms, replaceable
+                self.device, self._scratch, self._environ, lambda: self.sandbox.mechanisms, replaceable
             )
         self._end = weakref.finalize(self, self._server.close)
 

@@ -1,7 +1,8 @@
-"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD [MECHANISMS]`, a fork server.
+"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD`, a fork server.
 
-DEVICE is cpu, cuda or mps; FD is a socket, its line; MECHANISMS make the sandbox, with commas between them. What is
-imported here is there in every child at once.
+DEVICE is cpu, cuda or mps; FD is a socket, its line. Standard input has a line with the mechanisms that make the
+sandbox, with commas between them: the engine finds out which while this imports. What is imported here is there in
+every child at once.
 """
 
 import ctypes
@@ -29,12 +30,15 @@ from autoresearch.harness.wire import ServeTask
 from autoresearch.tasks import ScoreTask, TrainTask
 
 
-def main(device: str, fd: int, mechanisms: str = "") -> None:
+def main(device: str, fd: int) -> None:
     """Serve until the line is closed."""
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
     if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
         preload(device)
+    mechanisms, known, _ = sys.stdin.readline().partition("\n")
+    if not known:  # whoever was to say it has ended
+        return
     if device == "cuda" and mechanisms:
         make_devices()
     sandbox = Sandbox(mechanisms.split(",") if mechanisms else (), private=Path.cwd().parent)
@@ -98,4 +102,4 @@ def _mark(home: str) -> None:
 
 
 if __name__ == "__main__":
-    end_as(lambda: main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
+    end_as(lambda: main(sys.argv[1], int(sys.argv[2])))

@@ -1,19 +1,24 @@
-"""What the children of a fork server need, imported before they are forked: the server touches no GPU and starts no
-thread, since neither survives a fork."""
+"""What the children of a fork server need, imported before they are forked: the server touches no GPU, and no thread
+is left of it, since neither survives a fork."""
 
 import contextlib
 import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
-_ALL = (
+_NEEDED = (
     *(f"autoresearch.harness.{name}" for name in ("train", "score", "serve")),  # and with them torch
     "torch.fx.experimental.symbolic_shapes",  # asked by many an operation on the meta device
     "torch._dynamo",  # asked by torch's optimizers, also where nothing is compiled
 )
-# Where torch.compile is used: what its first call imports, as `sys.modules` shows it, and attention kernels.
+# Where torch.compile is used: what the threads need that are started then, ...
+_TRITON = ("triton.compiler.compiler", "triton.language", "triton.runtime.driver")
+_INDUCTOR = ("torch._inductor.codecache",)
+# ... what its first call imports, as `sys.modules` shows it, and attention kernels.
 _COMPILER = (
     "torch._dynamo.backends.cudagraphs",
     "torch._dynamo.repro.after_dynamo",
@@ -53,8 +58,6 @@ _COMPILER = (
     "torch.export._trace",
     "torch.nn.attention.flex_attention",
     "triton.compiler.code_generator",
-    "triton.compiler.compiler",
-    "triton.language",
     "autoresearch.harness.hopper",
 )
 # While it is imported: one compile thread, or else a pool of processes would be started; and whoever looks for a GPU is
@@ -67,22 +70,36 @@ def preload(device: str) -> None:
     gc.disable()  # what is imported stays: looking through it again and again takes a fifth of the time
     before = dict(os.environ)
     os.environ.update(_MEANWHILE)
-    for name in _ALL:
-        importlib.import_module(name)
     if device == "cuda":
-        with mock.patch("torch.cuda._device_count_nvml", lambda: 1, create=True):
-            for name in _COMPILER:
-                with contextlib.suppress(Exception):  # torch moves its parts about; what is missing is imported in time
-                    importlib.import_module(name)
-            for ahead in (_hash_sources, _load_driver):
-                with contextlib.suppress(Exception):  # what is missing is missed by the children, who say so
-                    ahead()
+        _with_compiler()
+    else:
+        _import(_NEEDED)
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
     gc.enable()
-    gc.collect()
     gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
+
+
+def _with_compiler() -> None:
+    import torch
+
+    there = mock.patch.object(torch.cuda, "_device_count_nvml", lambda: 1, create=True)
+    # Threads do what needs little of Python's lock; if they fail, the children miss it, and say so.
+    with there, ThreadPoolExecutor() as beside:
+        _import(_TRITON, Exception)
+        beside.submit(_load_driver)
+        beside.submit(_hash_triton)
+        _import(_NEEDED)
+        _import(_INDUCTOR, Exception)
+        beside.submit(_hash_torch)
+        _import(_COMPILER, Exception)  # torch moves its parts about; what is missing is imported in time
+
+
+def _import(names: Sequence[str], *suppressed: type[Exception]) -> None:
+    for name in names:
+        with contextlib.suppress(*suppressed):
+            importlib.import_module(name)
 
 
 def compile_in_parallel(ahead: bool, possible: bool = True) -> None:
@@ -107,10 +124,15 @@ def _load_driver() -> None:
     driver.active.utils  # noqa: B018
 
 
-def _hash_sources() -> None:
-    """Parts of compilers' cache keys that never change and take a while; torch and triton keep them in memory."""
+def _hash_triton() -> None:
+    """A part of compilers' cache keys, which never changes and takes a while: triton keeps it in memory."""
+    from triton.runtime.cache import triton_key
+
+    triton_key()
+
+
+def _hash_torch() -> None:
+    """Another one, which torch keeps."""
     from torch._inductor.codecache import torch_key
-    from torch._inductor.runtime.triton_compat import triton_key
 
     torch_key()
-    triton_key()
