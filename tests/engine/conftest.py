@@ -103,9 +103,9 @@ def lend(tmp_path_factory):
 def own_engine(tmp_path):
     """Makes an engine with a fork server of its own."""
 
-    def make(**options) -> LocalEngine:
+    def make(device: str = "cpu", **options) -> LocalEngine:
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "ANTHROPIC_API_KEY": "sesame", "HF_TOKEN": "sesame"}
-        return LocalEngine(tmp_path / "scratch", environ, "run", device="cpu", **options)
+        return LocalEngine(tmp_path / "scratch", environ, "run", device, **options)
 
     return make
 
