@@ -15,9 +15,8 @@ _NEEDED = (
     "torch.fx.experimental.symbolic_shapes",  # asked by many an operation on the meta device
     "torch._dynamo",  # asked by torch's optimizers, also where nothing is compiled
 )
-# Where torch.compile is used: what the threads need that are started then, ...
+# Where torch.compile is used: what threads need that are started then, ...
 _TRITON = ("triton.compiler.compiler", "triton.language", "triton.runtime.driver")
-_INDUCTOR = ("torch._inductor.codecache",)
 # ... what its first call imports, as `sys.modules` shows it, and attention kernels.
 _COMPILER = (
     "torch._dynamo.backends.cudagraphs",
@@ -91,9 +90,9 @@ def _with_compiler() -> None:
         beside.submit(_load_driver)
         beside.submit(_hash_triton)
         _import(_NEEDED)
-        _import(_INDUCTOR, Exception)
-        beside.submit(_hash_torch)
         _import(_COMPILER, Exception)  # torch moves its parts about; what is missing is imported in time
+        with contextlib.suppress(Exception):
+            _hash_torch()  # so many small files that a thread would hold up more than it saves
 
 
 def _import(names: Sequence[str], *suppressed: type[Exception]) -> None:
