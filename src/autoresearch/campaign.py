@@ -117,10 +117,10 @@ def _check(old: Run, new: Run) -> None:
     if changed:
         raise Misuse(f"run {old.tag} began under a program with another {changed}.", _another(old.tag))
     if new.fingerprint != old.fingerprint:
-        where = "" if new.corpus == old.corpus else f" Name that one: --corpus {old.corpus}. Or else:"
-        raise CorpusError(
-            f"the corpus is not the one run {old.tag} began with ({old.corpus}).{where}", _another(old.tag)
-        )
+        remedy = _another(old.tag)
+        if new.corpus != old.corpus:
+            remedy = f"Name that one, --corpus {old.corpus}, or start another run with --tag {old.tag}-2."
+        raise CorpusError(f"the corpus is not the one run {old.tag} began with ({old.corpus}).", remedy)
     if new.device.rpartition(",")[0] != old.device.rpartition(",")[0]:  # but for the memory, which systems round
         raise Misuse(f"run {old.tag} was measured on {old.device}, and this is {new.device}.", _another(old.tag))
 

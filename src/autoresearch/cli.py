@@ -233,7 +233,7 @@ def try_(
         _print_json(tables.as_dict(tried))
     elif tried.status == "kept":
         edited = "" if patch else f"git restore {' '.join(chosen.settings.edit)} && "
-        there = loop.run.branch if lab.workspace.branch(tag) == tried.commit else f"{tried.commit}"
+        there = loop.run.branch if lab.workspace.branch(tag) == tried.commit else tried.commit
         print(f"kept on {there}. To have it here: {edited}git merge {there}")
     if tried.status not in ("kept", "discarded"):  # it has no score
         raise typer.Exit(1)

@@ -3,31 +3,38 @@
 import math
 import re
 
-_LONGEST = 40  # characters of a number
+_LONGEST = 40  # characters
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds in `90`, `90s`, `5m`, `1.5h` or `1h30m`; ValueError says what is accepted."""
-    compact = str(text).strip()
-    if isinstance(text, int | float) and not isinstance(text, bool) and len(compact) < _LONGEST and math.isfinite(text):
+    compact = _compact(text)
+    if compact and isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(text):
         return float(text)
-    if re.fullmatch(r"\d+(\.\d+)?", compact) and len(compact) < _LONGEST:
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
         return float(compact)
-    if len(compact) > _LONGEST or not re.fullmatch(r"(\d+(\.\d+)?\s*[smhd]\s*)+", compact):
+    if not re.fullmatch(r"(\d+(\.\d+)?\s*[smhd]\s*)+", compact):
         raise ValueError(f"{text!r} is not a duration: write 90s, 5m or 1h30m")
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", compact))
 
 
 def parse_size(text: str | int) -> int:
     """Bytes in `75GB`, `64 MB` or `1000`; decimal units. ValueError says what is accepted."""
-    if isinstance(text, int) and not isinstance(text, bool) and len(str(text)) < _LONGEST:
+    compact = _compact(text)
+    if compact and isinstance(text, int) and not isinstance(text, bool):
         return text
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", str(text).strip(), re.IGNORECASE)
-    if not match or len(match[0]) > _LONGEST:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", compact, re.IGNORECASE)
+    if not match:
         raise ValueError(f"{text!r} is not a size: write 75GB or 64MB")
     return int(float(match[1]) * _BYTES[(match[2] or "B").upper()])
+
+
+def _compact(text: str | float) -> str:
+    """Without spaces around it; nothing if it is longer than any number that is meant."""
+    compact = str(text).strip()
+    return compact if len(compact) <= _LONGEST else ""
 
 
 def format_duration(seconds: float | None) -> str:
