@@ -58,7 +58,6 @@ def main() -> int:
         home = Path(name)
         validation = token_file(home / "validation.bin", int(options.tokens), vocab_size)
         corpus = CorpusView("made up", token_file(home / "train.bin", 10_000_000, vocab_size), validation)
-
         engine = LocalEngine(home / "scratch", os.environ, "scoring", sandbox=options.sandbox)
         tip: Kept | None = None
         for run in range(options.repeats):

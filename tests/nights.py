@@ -13,7 +13,7 @@ import pytest
 from autoresearch import knobs, machine, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
-from autoresearch.engine.sandbox import Sandbox
+from autoresearch.engine.sandbox import Mode
 from autoresearch.ledger import Ledger
 from autoresearch.limits import Limits
 from autoresearch.program import load
@@ -87,9 +87,7 @@ class ScriptedEngine:
     hardware = "a script, 1 core, no memory"
     fingerprint = "scripted"
 
-    def __init__(
-        self, scratch: Path, environ: Mapping[str, str], label: str, device: Device, sandbox: Sandbox | None
-    ) -> None:
+    def __init__(self, scratch: Path, environ: Mapping[str, str], label: str, device: Device, sandbox: Mode) -> None:
         pass
 
     def reap(self) -> int:
@@ -129,10 +127,9 @@ class Night:
         with lab.lock("night"):
             text = (self.folder / "program.md").read_text()
             watcher = Watchers()
+            engine = lab.engine("night", "cpu")
             agent = lab.agent(f"replay:{self.folder / 'replies.jsonl'}", "night", watcher)
-            loop = lab.loop(
-                program, text, "night", watcher, agent, lab.engine("night", "cpu"), strict=self.story.strict
-            )
+            loop = lab.loop(program, text, "night", watcher, agent, engine, strict=self.story.strict)
             loop.until(limits or Limits(experiments=len(self.story.expected)))
 
     def check(self) -> None:

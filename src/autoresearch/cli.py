@@ -174,9 +174,10 @@ def run(
     _be_interruptible()
     with lab.lock(tag), notifier, shown:
         watcher = Watchers(shown, notifier)
-        engine = lab.engine(tag, chosen.settings.device, sandbox)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
-        asked = lab.agent(spec, tag, watcher, arguments.terms(max_cost, price, os.environ))
+        terms = arguments.terms(max_cost, price, os.environ)
+        engine = lab.engine(tag, chosen.settings.device, sandbox)  # which imports while an agent asks for its model
+        asked = lab.agent(spec, tag, watcher, terms)
         loop = lab.loop(chosen, text, tag, watcher, asked, engine, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
         limits = Limits(deadline, experiments)

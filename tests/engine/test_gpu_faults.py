@@ -68,13 +68,15 @@ def test_who_is_at_work_there_is_waited_for(own_engine, trial, tmp_path):
         watch = Leaver(other)
         found = own_engine(device="cuda").measure(trial(), watch)
     assert (found.outcome, found.reason, found.interruptions) == ("scored", None, ())
-    assert watch.notes[0].endswith(" GiB of the GPU")
+    assert watch.notes and watch.notes[0].endswith(" GiB of the GPU")
     assert folders(tmp_path / "scratch") == []
 
 
 def test_memory_that_others_hold_is_waited_for_and_no_patch_is_to_blame(own_engine, trial):
-    engine = own_engine(device="cuda")
     free, _ = torch.cuda.mem_get_info()
+    if free < 16 * GIB:
+        pytest.skip("the GPU is too small, or too full")
+    engine = own_engine(device="cuda")
     with neighbour(free - 4 * GIB, "idle") as other:
         watch = Leaver(other, after="warmup")
         found = engine.measure(trial(TAKES), watch)

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import psutil
@@ -113,7 +114,7 @@ else:
 @needs["files"]
 @pytest.mark.parametrize("confined", [True, False])
 def test_a_sealed_process_finds_nothing_that_an_open_one_has_left(confined, engine, trial, tmp_path):
-    name = tmp_path.name
+    name = uuid.uuid4().hex  # folders of tests have the same name in each worker
     try:
         measured = engine(sandbox="auto" if confined else OFF).measure(trial(forward(LEAVE.replace("NAME", name))))
     finally:

@@ -21,6 +21,7 @@ from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import VISIBLE, visible_gpus
 from autoresearch.errors import EngineError
 from autoresearch.forks import FIRST, LOST, MARKER, Gone
+from autoresearch.harness.sandbox import landlock
 from autoresearch.records import TokenFile
 from autoresearch.tasks import TrainTask
 from tests.harness import zoo
@@ -329,6 +330,7 @@ def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.skipif(landlock.version() < landlock.OLDEST, reason="no Landlock here")
 def test_what_confines_its_children_may_be_found_out_while_it_imports(tmp_path):
     there = []
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from autoresearch.engine import children
 from autoresearch.errors import EngineError
@@ -54,17 +55,14 @@ class ForkServer:
                 )
             except OSError as error:
                 raise _no_python(str(error)) from error
+            assert self._process.stdin
+            resources.callback(self._process.stdin.close)
             theirs.close()
             self.forks = Forks(ours)
             resources.callback(self._stop)  # before its folder goes
             children.record(home, self._process.pid)
-            self._tell(mechanisms())
+            _tell(self._process.stdin, mechanisms())
             self._resources = resources.pop_all()
-
-    def _tell(self, mechanisms: Sequence[str]) -> None:
-        assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as told:  # if it has ended, `check` says so
-            told.write(",".join(mechanisms).encode() + b"\n")
 
     @property
     def pid(self) -> int:
@@ -145,6 +143,11 @@ class Child:
     def close(self) -> None:
         """Let go of its output. After its end."""
         self._log.close()
+
+
+def _tell(line: IO[bytes], mechanisms: Sequence[str]) -> None:
+    with contextlib.suppress(BrokenPipeError), line:  # if the server has ended, its `check` says so
+        line.write(",".join(mechanisms).encode() + b"\n")
 
 
 def _punched(file: int, length: int) -> bool:

@@ -47,7 +47,7 @@ class LocalEngine:
         sandbox: Sandbox | Mode = "auto",
     ) -> None:
         self.device = resolve_device(device, environ)
-        self._scratch, self._environ, self._confined = scratch / label, dict(environ), sandbox
+        self._scratch, self._environ, self._asked = scratch / label, dict(environ), sandbox
         self._start()  # first: it imports while the rest is found out
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
@@ -72,9 +72,9 @@ class LocalEngine:
 
     @cached_property
     def sandbox(self) -> Sandbox:
-        """What keeps the candidate's processes in."""
-        given = self._confined
-        return given if isinstance(given, Sandbox) else choose(given, self._environ, self.device)
+        """What keeps the candidate's processes in: found out as the first server starts, while that imports."""
+        asked = self._asked
+        return asked if isinstance(asked, Sandbox) else choose(asked, self._environ, self.device)
 
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.

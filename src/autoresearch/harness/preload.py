@@ -84,7 +84,7 @@ def _with_compiler() -> None:
     import torch
 
     there = mock.patch.object(torch.cuda, "_device_count_nvml", lambda: 1, create=True)
-    # Threads do what needs little of Python's lock; if they fail, the children miss it, and say so.
+    # Threads do what needs little of Python's lock; if one fails, each child does that for itself, or says why not.
     with there, ThreadPoolExecutor() as beside:
         _import(_TRITON, Exception)
         beside.submit(_load_driver)
