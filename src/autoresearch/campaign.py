@@ -60,7 +60,7 @@ def enter(new: Run, engine: Engine, workspace: Workspace, ledger: Ledger) -> Run
         if workspace.attempt(new.tag, 1):
             raise Misuse(
                 f"refs/autoresearch/{new.tag}/ holds the attempts of a run that this ledger does not know.",
-                f"Keep them, and start another run with --tag, such as --tag {new.tag}-2.",
+                _another(new.tag, "Keep them, and"),
             )
         workspace.start(new.tag, new.base)
         ledger.start(new)
@@ -119,11 +119,11 @@ def _check(old: Run, new: Run) -> None:
     if new.fingerprint != old.fingerprint:
         remedy = _another(old.tag)
         if new.corpus != old.corpus:
-            remedy = f"Name that one, --corpus {old.corpus}, or start another run with --tag {old.tag}-2."
+            remedy = _another(old.tag, f"Name that one, --corpus {old.corpus}, or")
         raise CorpusError(f"the corpus is not the one run {old.tag} began with ({old.corpus}).", remedy)
     if new.device.rpartition(",")[0] != old.device.rpartition(",")[0]:  # but for the memory, which systems round
         raise Misuse(f"run {old.tag} was measured on {old.device}, and this is {new.device}.", _another(old.tag))
 
 
-def _another(tag: str) -> str:
-    return f"Its figures would not compare: start another run with --tag, such as --tag {tag}-2."
+def _another(tag: str, why: str = "Its figures would not compare:") -> str:
+    return f"{why} start another run with --tag, such as --tag {tag}-2."
