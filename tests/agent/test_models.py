@@ -8,10 +8,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from autoresearch.agent import process
 from autoresearch.agent.models import CommandModel, ReplayModel, as_document
 from autoresearch.errors import AgentError, DeadlinePassed, ModelUnavailable
 from autoresearch.records import Message
@@ -150,6 +152,39 @@ class TestCommand:
         finally:
             process.kill()
             process.wait()
+
+    def test_it_does_not_outlive_an_interrupt_before_the_house_knows_of_it(self, tmp_path, monkeypatch):
+        class Popen(subprocess.Popen):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                wait_for(tmp_path / "pid")
+                raise KeyboardInterrupt
+
+        code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+        model = command(tmp_path, code)
+        monkeypatch.setattr(process.subprocess, "Popen", Popen)
+        with pytest.raises(KeyboardInterrupt):
+            model.complete(MESSAGES)
+        assert gone(wait_for(tmp_path / "pid"))
+
+    def test_its_group_ends_even_if_its_guard_was_killed(self, tmp_path):
+        code = f"""
+            import os, signal, time
+            open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
+            """
+        with pytest.raises(ModelUnavailable, match="exit code -9"):
+            command(tmp_path, code).complete(MESSAGES)
+        assert gone(wait_for(tmp_path / "pid"))
+
+    def test_a_command_that_cannot_be_started_has_a_remedy(self, tmp_path):
+        script = tmp_path / "agent"
+        script.write_text("#!/no/such/interpreter\n")
+        script.chmod(0o755)
+        with pytest.raises(AgentError, match="cannot be started: No such file") as error:
+            CommandModel(str(script), dict(os.environ)).complete(MESSAGES)
+        assert not isinstance(error.value, ModelUnavailable) and error.value.remedy
 
 
 class TestReplay:

@@ -30,7 +30,10 @@ from tests.harness.scoring import ENVIRON, score
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="processes are looked at through /proc")
 
-STALL = "open('pid', 'w').write(str(os.getpid()))\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+STALL = (  # the file is closed by the time it is there
+    "open('new', 'w').write(str(os.getpid()))\nos.rename('new', 'pid')\n"
+    "while not os.path.exists('go'): time.sleep(0.01)\n"
+)
 ESCAPE = "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > stray'], env={'PATH': os.environ['PATH']})\n"
 
 

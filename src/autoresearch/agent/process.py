@@ -1,25 +1,43 @@
 """Running a command of the user's: text in, text out, bounded in time and size, and gone when its parent is gone."""
 
-import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO
 
-# Reads a pipe of which only the house holds the other end: the command's process id, and a dot once it has ended. No
-# dot by the end of the pipe: the house was killed, and the command must not stay behind. Portable, and takes
-# grandchildren along.
+# Starts the command in its own process group, tells how it ended, and kills the group once the command has ended or
+# the pipe is closed that only the house can write to: the house closes it, or its end does, however that comes. The
+# house does not start the command itself: an interrupt before it knows of what it has started would leave the command
+# behind. Portable, and takes grandchildren along.
 _GUARD = """\
-import os, signal, sys
-said = sys.stdin.buffer.read()
-if said and not said.endswith(b"."):
-    os.killpg(int(said), signal.SIGKILL)
+import _thread, os, signal, sys
+house, told = int(sys.argv[1]), int(sys.argv[2])
+os.set_inheritable(house, False)
+os.set_inheritable(told, False)
+
+def follow():
+    os.read(house, 1)
+    os.killpg(0, signal.SIGKILL)
+
+pid = os.fork()
+if pid == 0:
+    try:
+        os.execvp(sys.argv[3], sys.argv[3:])
+    except OSError as error:
+        os.write(told, b"failed %d\\n" % error.errno)
+        os._exit(1)
+_thread.start_new_thread(follow, ())
+os.write(told, b"ended %d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.killpg(0, signal.SIGKILL)
 """
+_GLANCE = 0.2  # seconds between looks at the size of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +56,64 @@ def run(command: Sequence[str], text: str, environ: Mapping[str, str], limit: fl
     It has a process group of its own, which ends with the call, however that ends, and with this process, even if that
     is killed. OSError if the command cannot be started.
     """
-    # Files in place of pipes: no buffer fills up, and a grandchild that keeps stdout open cannot hold the call.
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    deadline = time.monotonic() + limit
+    with ExitStack() as stack:
+        # Files in place of pipes: no buffer fills up, and a grandchild that keeps stdout open cannot hold the call.
+        stdin, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         stdin.write(text.encode(errors="replace"))
         stdin.seek(0)
-        oversized = False
-        with _guarded(command, stdin=stdin, stdout=out, stderr=err, env=environ) as process:
-            deadline = time.monotonic() + limit
-            while process.poll() is None and not oversized and (left := deadline - time.monotonic()) > 0:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=min(0.2, left))
-                oversized = max(_size(out), _size(err)) > size
-            code = None if oversized else process.poll()
+        told = _start(stack, command, stdin, out, err, environ)
+        ended = oversized = False
+        while not ended and not oversized and (left := deadline - time.monotonic()) > 0:
+            ended = bool(select.select([told], [], [], min(_GLANCE, left))[0])
+            oversized = max(_size(out), _size(err)) > size
+        code = _exit_code(told) if ended and not oversized else None
         return Finished(code, _read(out, 0, size), _read(err, max(0, _size(err) - 2000), 2000), oversized)
 
 
-@contextlib.contextmanager
-def _guarded(
-    command: Sequence[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The command, begun in a session of its own: all of its group is killed on the way out."""
-    ours, alive = os.pipe()
-    with os.fdopen(alive, "wb", buffering=0) as told:
-        try:  # the guard first, so that the command is never without one
-            guard = subprocess.Popen([sys.executable, "-I", "-S", "-c", _GUARD], stdin=ours, start_new_session=True)
-        finally:
-            os.close(ours)
-        try:
-            process = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
-            )
-            told.write(str(process.pid).encode())
-            try:
-                yield process
-            finally:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                with contextlib.suppress(BrokenPipeError):
-                    told.write(b".")
-        finally:
-            told.close()
-            guard.wait()
+def _start(
+    stack: ExitStack,
+    command: Sequence[str],
+    stdin: IO[bytes],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    environ: Mapping[str, str],
+) -> IO[bytes]:
+    """Start the command and its guard, which end as the stack is left. What is returned tells the command's end."""
+    house, _ = _pipe(stack)  # its other end is closed with the stack
+    told, theirs = _pipe(stack)
+    passed = (house.fileno(), theirs.fileno())
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _GUARD, *map(str, passed), *command],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environ,
+        pass_fds=passed,
+        start_new_session=True,
+    )
+    stack.callback(guard.wait)
+    stack.callback(_kill, guard.pid)
+    theirs.close()
+    return told
+
+
+def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    read, write = os.pipe()
+    return stack.enter_context(os.fdopen(read, "rb")), stack.enter_context(os.fdopen(write, "wb"))
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS forbids it where only zombies are left
+        os.killpg(group, signal.SIGKILL)
+
+
+def _exit_code(told: IO[bytes]) -> int:
+    """OSError if the command could not be started."""
+    what, _, number = told.readline().partition(b" ")
+    if what == b"failed":
+        raise OSError(int(number), os.strerror(int(number)))
+    return int(number) if what == b"ended" else -signal.SIGKILL  # its guard was killed, and the command is to follow
 
 
 def _size(file: IO[bytes]) -> int:
