@@ -13,7 +13,6 @@ import pytest
 from autoresearch import knobs, machine, workspace
 from autoresearch import lab as labs
 from autoresearch.corpus.prepare import prepare
-from autoresearch.engine.sandbox import Mode
 from autoresearch.ledger import Ledger
 from autoresearch.limits import Limits
 from autoresearch.program import load
@@ -87,7 +86,7 @@ class ScriptedEngine:
     hardware = "a script, 1 core, no memory"
     fingerprint = "scripted"
 
-    def __init__(self, scratch: Path, environ: Mapping[str, str], label: str, device: Device, sandbox: Mode) -> None:
+    def __init__(self, scratch: Path, environ: Mapping[str, str], label: str, device: Device, **_: object) -> None:
         pass
 
     def reap(self) -> int:

@@ -13,13 +13,15 @@ from rich.console import Console
 
 from autoresearch import __version__, arguments
 from autoresearch.interrupts import listen
-from autoresearch.machine import cache_folder
+from autoresearch.machine import cache_folder, scratch_folder
 from autoresearch.options import (
     DEFAULT,
     AgentOption,
     CorpusOption,
     JsonOption,
     NewTagOption,
+    NotifyOption,
+    PriceOption,
     ProgramOption,
     SandboxOption,
     TagOption,
@@ -28,6 +30,7 @@ from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size
 
 if TYPE_CHECKING:
+    from autoresearch.engine.forkserver import ForkServer
     from autoresearch.lab import Lab
     from autoresearch.records import Program
 
@@ -130,31 +133,18 @@ def run(
     max_cost: Annotated[
         float | None, typer.Option("--max-cost", help="US dollars that the run may spend on the model, in all.", min=0)
     ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(
-            "--price",
-            help="What the model costs, IN,OUT or IN,OUT,CACHED in dollars per million tokens, in place of the list "
-            "price.",
-        ),
-    ] = None,
+    price: PriceOption = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Measure each keep once more at once, and not only every 20 experiments."),
     ] = False,
-    notify: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--notify",
-            help="A webhook's address: gets JSON at each keep, at the end, and when a person is needed.",
-            envvar="AUTORESEARCH_NOTIFY",
-        ),
-    ] = None,
+    notify: NotifyOption = None,
     tag: NewTagOption = None,
     corpus: CorpusOption = None,
     sandbox: SandboxOption = "auto",
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
+    server = _fork_server()
     from autoresearch import steady
     from autoresearch.lab import open_lab
     from autoresearch.limits import Limits
@@ -176,7 +166,7 @@ def run(
         watcher = Watchers(shown, notifier)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         terms = arguments.terms(max_cost, price, os.environ)
-        engine = lab.engine(tag, chosen.settings.device, sandbox)  # which imports while an agent asks for its model
+        engine = lab.engine(tag, chosen.settings.device, sandbox, server)
         asked = lab.agent(spec, tag, watcher, terms)
         loop = lab.loop(chosen, text, tag, watcher, asked, engine, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
@@ -211,6 +201,7 @@ def try_(
     as_json: JsonOption = False,
 ) -> None:
     """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
+    server = _fork_server()
     from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
@@ -225,7 +216,7 @@ def try_(
     _be_interruptible()
     with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
-        engine = lab.engine(tag, chosen.settings.device, sandbox)
+        engine = lab.engine(tag, chosen.settings.device, sandbox, server)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), engine, corpus)
@@ -322,6 +313,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Train and score a recorded commit again, kept or not, and compare."""
+    server = _fork_server()
     lab = _open()
     from autoresearch.program import program_of
     from autoresearch.replay import find
@@ -335,7 +327,7 @@ def replay(
     _be_interruptible()
     run = lab.run(found.tag)
     with lab.replaying(found.tag), shown as watcher:
-        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, replays=True)
+        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, server, replays=True)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
         replayer = lab.replayer(run, watcher, engine)
@@ -378,6 +370,13 @@ def _open() -> "Lab":
     from autoresearch.lab import open_lab
 
     return open_lab(Path.cwd(), cache_folder(os.environ), os.environ, create=False)
+
+
+def _fork_server() -> "ForkServer":
+    """Begun before anything else is imported, and so ready the sooner."""
+    from autoresearch.engine.forkserver import ForkServer
+
+    return ForkServer(scratch_folder(cache_folder(os.environ)), os.environ)
 
 
 def _program(path: Path) -> "tuple[Program, str]":

@@ -14,11 +14,13 @@ from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import sources, store
+from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.sandbox import Mode
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop
+from autoresearch.machine import scratch_folder
 from autoresearch.program import shipped
 from autoresearch.records import CorpusView, Exchange, Program, Waiting
 from autoresearch.repeat import Repeater
@@ -106,11 +108,18 @@ class Lab:
         """The agent that a user names, its model calls charged to the run's open experiment. Misuse if unknown."""
         return make_agent(spec, _RunDesk(self.ledger, tag, watcher), self.environ, terms)
 
-    def engine(self, tag: str, device: Device, sandbox: Mode = "auto", replays: bool = False) -> LocalEngine:
-        """What measures for a run, or for replays of it: made first, it imports while the rest gets ready. EngineError
-        if the device is not there, and in mode `strict` if the sandbox is not whole."""
+    def engine(
+        self,
+        tag: str,
+        device: Device,
+        sandbox: Mode = "auto",
+        server: ForkServer | None = None,
+        replays: bool = False,
+    ) -> LocalEngine:
+        """What measures for a run, or for replays of it. server: that has begun to import for it. EngineError if the
+        device is not there, and in mode `strict` if the sandbox is not whole."""
         label = f"{self._id()}-{tag}{'~replay' if replays else ''}"  # no tag has a ~
-        return LocalEngine(self.cache / "scratch", self.environ, label, device, sandbox=sandbox)
+        return LocalEngine(scratch_folder(self.cache), self.environ, label, device, sandbox=sandbox, server=server)
 
     def loop(
         self,

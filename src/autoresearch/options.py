@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and long ones."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +26,21 @@ AgentOption = Annotated[
         "-a",
         help="Who proposes: search (no LLM), anthropic[:MODEL], openai[:MODEL], command:CMD (prompt on stdin, reply "
         "on stdout), replay:FILE. Not given: who did before, or else whom a key that is set chooses.",
+    ),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        help="What the model costs, IN,OUT or IN,OUT,CACHED in dollars per million tokens, in place of the list price.",
+    ),
+]
+NotifyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--notify",
+        help="A webhook's address: gets JSON at each keep, at the end, and when a person is needed.",
+        envvar="AUTORESEARCH_NOTIFY",
     ),
 ]
 SandboxOption = Annotated[

@@ -80,7 +80,8 @@ def run(task: ScoreTask, folder: Path, result: int, losses: int) -> None:
 def fork_server() -> ForkServer:
     """One for all scorings of this process."""
     scratch = Path(tempfile.mkdtemp())
-    server = ForkServer("cpu", scratch, ENVIRON)
+    server = ForkServer(scratch, ENVIRON)
+    server.use("cpu")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     atexit.register(server.close)
     return server

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,17 +37,28 @@ STALL = (  # the file is closed by the time it is there
 ESCAPE = "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > stray'], env={'PATH': os.environ['PATH']})\n"
 
 
+def started(
+    scratch: Path,
+    environ: Mapping[str, str] = ENVIRON,
+    mechanisms: Callable[[], Sequence[str]] = tuple,
+    device: str = "cpu",
+) -> ForkServer:
+    server = ForkServer(scratch, environ, replaceable=False)
+    server.use(device, mechanisms)
+    return server
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Iterator[ForkServer]:
     """For tests that do not kill it."""
-    server = ForkServer("cpu", tmp_path_factory.mktemp("scratch"), ENVIRON)
+    server = started(tmp_path_factory.mktemp("scratch"))
     yield server
     server.close()
 
 
 @pytest.fixture
 def server(tmp_path) -> Iterator[ForkServer]:
-    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON)
+    server = started(tmp_path / "scratch")
     yield server
     server.close()
 
@@ -152,7 +163,7 @@ def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(named, tmp_
     )
     gpus = visible_gpus(os.environ)
     last = gpus[-1].uuid if named == "by UUID" else os.environ.get(VISIBLE, str(len(gpus) - 1)).split(",")[-1]
-    server = ForkServer("cuda", tmp_path / "scratch", os.environ | {VISIBLE: last})
+    server = started(tmp_path / "scratch", os.environ | {VISIBLE: last}, device="cuda")
     try:
         for name in ("one", "two"):
             env = {**os.environ, VISIBLE: last, **compilers.variables(tmp_path / name)}
@@ -314,7 +325,7 @@ def test_a_closed_line_ends_everything(server, tmp_path):
 
 def test_a_server_is_not_ended_by_the_end_of_the_thread_that_began_it(tmp_path):
     made = []
-    thread = threading.Thread(target=lambda: made.append(ForkServer("cpu", tmp_path / "scratch", ENVIRON)))
+    thread = threading.Thread(target=lambda: made.append(started(tmp_path / "scratch")))
     thread.start()
     thread.join()
     try:
@@ -325,12 +336,12 @@ def test_a_server_is_not_ended_by_the_end_of_the_thread_that_began_it(tmp_path):
 
 def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')")
-    server = ForkServer("cpu", tmp_path / "scratch", {**ENVIRON, "PYTHONPATH": str(tmp_path)})
+    server = started(tmp_path / "scratch", {**ENVIRON, "PYTHONPATH": str(tmp_path)})
     until(lambda: server.forks.exit_code(0) == LOST)
     with pytest.raises(EngineError, match=r"^Python cannot be started: ImportError: libcudart.so is missing\. "):
         server.check()
     server.close()
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list((tmp_path / "scratch" / "servers").iterdir()) == []
 
 
 @pytest.mark.skipif(landlock.version() < landlock.OLDEST, reason="no Landlock here")
@@ -341,7 +352,7 @@ def test_what_confines_its_children_may_be_found_out_while_it_imports(tmp_path):
         there.extend(psutil.Process().children())
         return ("landlock",)
 
-    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
+    server = started(tmp_path / "scratch", mechanisms=mechanisms)
     try:
         assert server.pid in [process.pid for process in there]
         (tmp_path / "secret").write_text("sesame")
@@ -359,17 +370,18 @@ def test_it_is_gone_if_that_cannot_be_found_out(tmp_path):
         raise EngineError("the sandbox is not whole.", "Run with --sandbox auto.")
 
     with pytest.raises(EngineError, match="the sandbox is not whole"):
-        ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
+        started(tmp_path / "scratch", mechanisms=mechanisms)
     assert there
     assert not any(map(alive, there))
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list((tmp_path / "scratch" / "servers").iterdir()) == []
 
 
-def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none():
+@pytest.mark.parametrize("told", [b"", b"cpu", b"cpu\n", b"cpu\nlandlo"])
+def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none(told):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", "cpu", str(theirs.fileno())]
-        subprocess.run(command, env=ENVIRON, input=b"landlo", pass_fds=(theirs.fileno(),), timeout=60, check=True)
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
+        subprocess.run(command, env=ENVIRON, input=told, pass_fds=(theirs.fileno(),), timeout=60, check=True)
         theirs.close()
         assert ours.recv(1) == b""  # not even that it is ready
 

@@ -119,7 +119,7 @@ def _marked(pid: int, home: Path) -> psutil.Process | None:
     """The process, if it carries the mark. Looked up afresh: a cached one refuses to kill where its id was reused."""
     try:
         process = psutil.Process(pid)
-        return process if pid != os.getpid() and process.environ().get(MARKER) == str(home) else None
+        return process if pid != os.getpid() and process.environ().get(MARKER, "").rstrip("/") == str(home) else None
     except (psutil.Error, OSError):
         return None
 

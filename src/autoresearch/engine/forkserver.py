@@ -1,4 +1,4 @@
-"""The fork server of an engine: started early, so that it imports while an agent thinks, and anew if it has ended."""
+"""The fork server of an engine: started before all else, so that it imports meanwhile, and anew if it has ended."""
 
 import contextlib
 import ctypes
@@ -8,46 +8,42 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from autoresearch.engine import children
 from autoresearch.errors import EngineError
-from autoresearch.forks import Forks, Gone, Mode
+from autoresearch.forks import MARKER, Forks, Gone, Mode
 
 _PATIENCE = 15.0  # seconds for the server to end what it forked
+_HOMES = "servers"  # the folder in scratch
 _FILES = 16384  # that may be open
+_PATH = 4096  # bytes, which no path has: there the mark of whoever is forked takes the place of the server's
 
 
 class ForkServer:
-    """One process of `harness.child`, and a line to it."""
+    """One process of `harness.child`, and a line to it. It ends with this object, at the latest."""
 
-    def __init__(
-        self,
-        device: str,
-        scratch: Path,
-        environ: Mapping[str, str],
-        mechanisms: Callable[[], Sequence[str]] = tuple,
-        replaceable: bool = False,
-    ) -> None:
-        """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
-        mechanisms: that make the sandbox of its children; called while it imports. replaceable: if it is killed before
-        it is ready, that says nothing yet of the machine. EngineError if Python cannot be started."""
+    def __init__(self, scratch: Path, environ: Mapping[str, str], replaceable: bool = True) -> None:
+        """Start it: it imports what any measurement needs, until it is told for what it is.
+
+        scratch: for a folder of its own. environ: the caller's. replaceable: if it is killed before it is ready, that
+        says nothing yet of the machine. EngineError if Python cannot be started."""
         self._replaceable = replaceable
         _allow_more_files()
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
-            home = resources.enter_context(children.home_for(scratch))
+            home = resources.enter_context(children.home_for(scratch / _HOMES))
             self._output = resources.enter_context((home / "output").open("w+b"))
             ours, theirs = map(resources.enter_context, socket.socketpair())
-            program = [sys.executable, "-P", "-m", "autoresearch.harness.child"]
-            command = [*program, device, str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
             try:
                 self._process = subprocess.Popen(
                     command,
-                    env=children.environment(environ, home, home / "compiled"),
+                    env=children.environment(environ, home, home / "compiled") | {MARKER: str(home).ljust(_PATH, "/")},
                     cwd=home,
                     stdin=subprocess.PIPE,
+                    bufsize=0,
                     stdout=self._output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -56,13 +52,22 @@ class ForkServer:
             except OSError as error:
                 raise _no_python(str(error)) from error
             assert self._process.stdin
-            resources.callback(self._process.stdin.close)
+            self._told = resources.enter_context(self._process.stdin)
             theirs.close()
             self.forks = Forks(ours)
-            resources.callback(self._stop)  # before its folder goes
+            resources.callback(_stop, self._process, self.forks)  # before its folder goes
             children.record(home, self._process.pid)
-            _tell(self._process.stdin, mechanisms())
-            self._resources = resources.pop_all()
+            self._end = weakref.finalize(self, resources.pop_all().close)
+
+    def use(self, device: str, mechanisms: Callable[[], Sequence[str]] = tuple) -> None:
+        """Let it import what is left, and fork. device: what its children compute on: cpu, cuda or mps. mechanisms:
+        that make their sandbox; called while it imports. Whatever that raises ends the server."""
+        try:
+            self._tell(device)
+            self._tell(",".join(mechanisms()))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -88,16 +93,11 @@ class ForkServer:
 
     def close(self) -> None:
         """End it, with all that was forked of it. Again is nothing."""
-        self._resources.close()
+        self._end()
 
-    def _stop(self) -> None:
-        self.forks.close()
-        self._process.terminate()  # it looks up, and finds its line closed; or it has not got so far
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # if it has ended, `check` says so
+            self._told.write(line.encode() + b"\n")
 
 
 class Child:
@@ -145,9 +145,19 @@ class Child:
         self._log.close()
 
 
-def _tell(line: IO[bytes], mechanisms: Sequence[str]) -> None:
-    with contextlib.suppress(BrokenPipeError), line:  # if the server has ended, its `check` says so
-        line.write(",".join(mechanisms).encode() + b"\n")
+def reap(scratch: Path) -> int:
+    """End what a killed process had as fork servers, and remove their folders. Returns how many processes it ended."""
+    return children.reap(scratch / _HOMES)
+
+
+def _stop(process: subprocess.Popen[bytes], forks: Forks) -> None:
+    forks.close()
+    process.terminate()  # it looks up, and finds its line closed; or it has not got so far
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _punched(file: int, length: int) -> bool:

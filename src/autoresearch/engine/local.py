@@ -3,12 +3,11 @@
 import contextlib
 import errno
 import time
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from autoresearch.engine import children, faults
+from autoresearch.engine import children, faults, forkserver
 from autoresearch.engine.device import cpu_name, describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
@@ -31,9 +30,9 @@ class LocalEngine:
     engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
-    sandbox: what keeps the candidate's processes in, or how that is to be found out.
-    EngineError if the device is not there, a sandbox that has to be whole is not, or Python cannot be started: what a
-    measurement imports is imported from now on, in a process that lasts as long as the engine.
+    sandbox: what keeps the candidate's processes in, or how that is to be found out. server: which has imported in the
+    meantime what a measurement needs; or else that begins now. It lasts as long as the engine.
+    EngineError if the device is not there, a sandbox that has to be whole is not, or Python cannot be started.
     """
 
     def __init__(
@@ -45,10 +44,12 @@ class LocalEngine:
         grace: float | None = None,
         score_limit: float | None = None,
         sandbox: Sandbox | Mode = "auto",
+        server: ForkServer | None = None,
     ) -> None:
+        self._scratch, self._homes, self._environ, self._asked = scratch, scratch / label, dict(environ), sandbox
+        self._server = server or self._start()  # first: it imports while the rest is found out
         self.device = resolve_device(device, environ)
-        self._scratch, self._environ, self._asked = scratch / label, dict(environ), sandbox
-        self._start()  # first: it imports while the rest is found out
+        self._server.use(self.device, self._mechanisms)
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
         gpus = visible_gpus(environ) if self.device == "cuda" else []
@@ -63,7 +64,7 @@ class LocalEngine:
             memory,
             self.fingerprint,
             self.sandbox.describe(),
-            self._scratch,
+            self._homes,
             scratch / f"compiled-{name}",
             self._environ,
             grace,
@@ -79,7 +80,7 @@ class LocalEngine:
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.
         Returns how many processes were ended."""
-        return children.reap(self._scratch)
+        return children.reap(self._homes) + forkserver.reap(self._scratch)
 
     def measure(self, trial: Trial, watch: Watch | None = None) -> Measurement:
         """Train and score. What the candidate does is a value; EngineError and CorpusError are not its fault.
@@ -91,7 +92,7 @@ class LocalEngine:
         self._alive()  # and so at its imports while this waits for its turn
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
-        with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._scratch) as home:
+        with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._homes) as home:
             site = Site(self._bench, self._alive, trial, watch)
             faults.await_gpu(self._bench.gpu, trial.deadline, site.show)
             site.began = time.monotonic()
@@ -99,22 +100,23 @@ class LocalEngine:
 
     def close(self) -> None:
         """End its processes; otherwise that happens when the engine is let go of, at the latest with this process."""
-        self._end()
+        self._server.close()
 
     def _alive(self) -> ForkServer:
         """The fork server; another one, if it has ended: a candidate, or somebody outside, may have killed it."""
         if not self._server.forks.alive():
             self.close()
-            self._start(replaceable=self._server.forks.ready)
+            self._server = self._start(replaceable=self._server.forks.ready)
+            self._server.use(self.device, self._mechanisms)
         return self._server
 
-    def _start(self, replaceable: bool = True) -> None:
+    def _start(self, replaceable: bool = True) -> ForkServer:
         """replaceable: unless it replaces one that has never been ready: a second one is not killed by chance."""
         with self._blamed():
-            self._server = ForkServer(
-                self.device, self._scratch, self._environ, lambda: self.sandbox.mechanisms, replaceable
-            )
-        self._end = weakref.finalize(self, self._server.close)
+            return ForkServer(self._scratch, self._environ, replaceable)
+
+    def _mechanisms(self) -> Sequence[str]:
+        return self.sandbox.mechanisms
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
-"""The program that an engine starts: `python -P -m autoresearch.harness.child DEVICE FD`, a fork server.
+"""The program that an engine starts: `python -P -m autoresearch.harness.child FD`, a fork server.
 
-DEVICE is cpu, cuda or mps; FD is a socket, its line. Standard input has a line with the mechanisms that make the
-sandbox, with commas between them: the engine finds out which while this imports. What is imported here is there in
-every child at once.
+FD is a socket, its line. Standard input has two lines of text: the device (cpu, cuda or mps), and the mechanisms that
+make the sandbox, with commas between them. The engine finds them out while this imports what is then there in every
+child at once.
 """
 
 import ctypes
@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 
 from autoresearch import compilers
 from autoresearch.forks import MARKER, Forks
+from autoresearch.harness import preload
 from autoresearch.harness.files import Phases
 from autoresearch.harness.forkserver import ForkServer, fork_server
-from autoresearch.harness.preload import compile_in_parallel, preload
 from autoresearch.harness.sandbox.confine import Sandbox
 from autoresearch.harness.sandbox.policy import make_devices
 from autoresearch.harness.supervise import end_as
@@ -30,19 +30,31 @@ from autoresearch.harness.wire import ServeTask
 from autoresearch.tasks import ScoreTask, TrainTask
 
 
-def main(device: str, fd: int) -> None:
+def main(fd: int) -> None:
     """Serve until the line is closed."""
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
     if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
-        preload(device)
-    mechanisms, known, _ = sys.stdin.readline().partition("\n")
-    if not known:  # whoever was to say it has ended
-        return
+        with preload.importing():
+            preload.harness()
+            device = _told()
+            if device == "cuda":
+                preload.compiler()
+    else:
+        device = _told()
+    mechanisms = _told()
     if device == "cuda" and mechanisms:
         make_devices()
     sandbox = Sandbox(mechanisms.split(",") if mechanisms else (), private=Path.cwd().parent)
     ForkServer(line, parent, partial(_work, sandbox), sandbox).serve()
+
+
+def _told() -> str:
+    """The next line of the engine; SystemExit if it has ended, or needs no server."""
+    line, end, _ = sys.stdin.readline().partition("\n")
+    if not end:
+        raise SystemExit(0)
+    return line
 
 
 def _work(sandbox: Sandbox, mode: str) -> None:
@@ -54,7 +66,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
         # The text comes as an open file.
         sandbox.confine(own, training.device, [Path(training.source)], compilers.folders(os.environ))
         phases = Phases(own)  # now, since "import" includes what is imported here
-        compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
+        preload.compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train
 
         train(training, phases)
@@ -70,7 +82,7 @@ def _work(sandbox: Sandbox, mode: str) -> None:
         caches = () if sealed else compilers.folders(os.environ)  # a sealed one makes its own
         weights = Path(serving.weights).parent  # where they will be, once they are there
         sandbox.confine(Path.cwd(), serving.device, [Path(serving.source), weights], caches, in_memory=sealed)
-        compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
+        preload.compile_in_parallel(ahead=False, possible=sandbox.shared_memory)
         from autoresearch.harness.serve import serve
 
         serve(serving)
@@ -97,9 +109,10 @@ def _mark(home: str) -> None:
     """Write the mark where others read it: in the memory that holds the environment this program was started with."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p
-    if (place := getenv(MARKER.encode())) and len(ctypes.string_at(place)) == len(os.fsencode(home)):
-        ctypes.memmove(place, os.fsencode(home), len(os.fsencode(home)))
+    if place := getenv(MARKER.encode()):
+        room = len(ctypes.string_at(place))
+        ctypes.memmove(place, os.fsencode(home).ljust(room, b"/")[:room], room)
 
 
 if __name__ == "__main__":
-    end_as(lambda: main(sys.argv[1], int(sys.argv[2])))
+    end_as(lambda: main(int(sys.argv[1])))

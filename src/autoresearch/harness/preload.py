@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
@@ -64,15 +64,13 @@ _COMPILER = (
 _MEANWHILE = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
-def preload(device: str) -> None:
-    """Import it all. device: cpu, cuda or mps. ImportError if what every child needs cannot be imported."""
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around all imports."""
     gc.disable()  # what is imported stays: looking through it again and again takes a fifth of the time
     before = dict(os.environ)
     os.environ.update(_MEANWHILE)
-    if device == "cuda":
-        _with_compiler()
-    else:
-        _import(_NEEDED)
+    yield
     for name in _MEANWHILE.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
@@ -80,7 +78,13 @@ def preload(device: str) -> None:
     gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
 
 
-def _with_compiler() -> None:
+def harness() -> None:
+    """What every child needs. ImportError if it cannot be imported."""
+    _import(_NEEDED)
+
+
+def compiler() -> None:
+    """What compiles for a GPU, as far as it is there."""
     import torch
 
     there = mock.patch.object(torch.cuda, "_device_count_nvml", lambda: 1, create=True)
@@ -89,7 +93,6 @@ def _with_compiler() -> None:
         _import(_TRITON, Exception)
         beside.submit(_load_driver)
         beside.submit(_hash_triton)
-        _import(_NEEDED)
         _import(_COMPILER, Exception)  # torch moves its parts about; what is missing is imported in time
         with contextlib.suppress(Exception):
             _hash_torch()  # so many small files that a thread would hold up more than it saves
