@@ -122,6 +122,30 @@ def test_the_branch_moves_only_from_where_the_run_left_it(root: Path, space: Wor
     assert space.branch("t") == base and space.attempt("t", 3) == second
 
 
+def test_a_keep_of_a_branch_that_somebody_looks_at_may_be_cut_short_and_done_again(
+    root: Path, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = space.head()
+    space.start("t", base)
+    one = space.commit("t", 1, base, {"a.py": "one\n"}, "One")
+    two = space.commit("t", 2, one, {"a.py": "two\n"}, "Two")
+    git(root, "switch", "-q", "autoresearch/t")
+    space.keep("t", one, base)
+
+    def cut_short(path: Path, _: str) -> None:
+        path.open("w").close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(Path, "write_text", cut_short)
+        space.keep("t", two, one)
+    space.keep("t", two, one)
+    assert space.branch("t") == base
+    git(root, "switch", "-q", "main")
+    space.catch_up("t", two)
+    assert space.branch("t") == two
+
+
 def test_a_commit_is_found_by_prefix_branch_and_ref(root: Path, space: Workspace) -> None:
     base = space.head()
     for name in (base, base[:7], "main", "HEAD", "refs/heads/main"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import git
 
+from autoresearch.atomic import written
 from autoresearch.errors import Misuse, WorkspaceError
 
 NULL = "0" * 40
@@ -204,7 +205,8 @@ class Workspace:
         if branch == commit:
             left.unlink(missing_ok=True)
         elif self.checked_out(tag):
-            left.write_text(old)
+            with written(left) as partial:
+                partial.write_text(old)
         else:
             self._move(f"refs/heads/autoresearch/{tag}", commit, old)
             left.unlink(missing_ok=True)

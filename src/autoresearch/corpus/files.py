@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk that takes no more
+from autoresearch.atomic import PARTIAL, written
 
-_SUFFIX = ".partial"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk that takes no more
 
 
 class FileRecord(BaseModel):
@@ -45,22 +45,16 @@ class Writer:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Writer]:
-    """Write a file beside `path` and rename it there once it is on the disk; an exception leaves `path` alone.
+    """Write a file which is under `path` once it is on the disk; an exception leaves `path` alone.
 
     Only one process may do this to one path at a time: callers hold the corpus folder's lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + _SUFFIX)
-    try:
-        with partial.open("wb") as file:
-            yield Writer(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with written(path) as partial, partial.open("wb") as file:
+        yield Writer(file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
 
 
 def write(path: Path, data: bytes) -> FileRecord:
@@ -72,7 +66,7 @@ def write(path: Path, data: bytes) -> FileRecord:
 
 def remove_partial(folder: Path) -> None:
     """Sweep what a killed process left half-written."""
-    for path in folder.rglob(f"*{_SUFFIX}"):
+    for path in folder.rglob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 

@@ -17,6 +17,7 @@ import psutil
 from pydantic import BaseModel, Field
 
 from autoresearch import compilers
+from autoresearch.atomic import written
 from autoresearch.engine.files import RECORD, read_plain, remove
 from autoresearch.errors import EngineError
 from autoresearch.forks import MARKER
@@ -140,9 +141,8 @@ def record(home: Path, *pids: int) -> None:
     """Write down who is at work here: this process first, which owns the folder, then its children."""
     known = _read(home) or _Record(boot=_boot_id(), processes=(_identity(os.getpid()),))
     known = known.model_copy(update={"processes": (*known.processes, *map(_identity, pids))})
-    partial = home / f"{_PROCESSES}.partial"
-    partial.write_text(known.model_dump_json())
-    partial.replace(home / _PROCESSES)
+    with written(home / _PROCESSES) as partial:
+        partial.write_text(known.model_dump_json())
 
 
 def _read(home: Path) -> _Record | None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter
 
+from autoresearch import atomic
 from autoresearch.errors import EngineError
 from autoresearch.tasks import Fault, ScoreResult, TrainResult
 
@@ -132,12 +133,11 @@ def link(file: BinaryIO, path: Path) -> None:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written takes its place under `path` in the end, whole. EngineError if it cannot."""
-    partial = path.with_name(f"{path.name}.partial")
+    """As `atomic.written`, in a folder that is made for it. EngineError if it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        with atomic.written(path) as partial:
+            yield partial
     except OSError as error:
         raise EngineError(
             f"{error.filename or path} cannot be written: {error.strerror}.", "Free some space and start again."

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autoresearch.atomic import written
+
 
 def write_record(path: Path, record: Any) -> None:
     """A dataclass as JSON, there whole or not at all: the house takes it the moment it appears."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(dataclasses.asdict(record)))
-    partial.replace(path)
+    with written(path) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(record)))
 
 
 class Events:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoresearch.atomic import written
 from autoresearch.harness.candidate import Failure, parameter_count, unwrapped
 from autoresearch.harness.clock import Clock
 from autoresearch.harness.curve import Curve
@@ -105,10 +106,9 @@ class Run:
         if late > allowed:
             raise Failure(f"main worked on for {late:.1f} s between the end of the clock and run.save")
         self._end()
-        partial = self.weights.with_suffix(".partial")
         check(unwrapped(model), self._shapes)
-        save(unwrapped(model), partial)
-        partial.replace(self.weights)
+        with written(self.weights) as partial:
+            save(unwrapped(model), partial)
         self._saved = True
 
     @property
