@@ -76,9 +76,9 @@ def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab, phase: st
 
     done = own(*command)
     assert done.code == 0, done.err
-    assert measured(own) == {1: ("done", "kept", 1), 2: ("done", "kept", 1), 3: ("done", "crashed", 1)} or measured(
-        own
-    ) == {1: ("done", "kept", 1), 2: ("done", "discarded", 1), 3: ("done", "crashed", 1)}
+    found = measured(own)
+    assert found.pop(2) in [("done", status, 1) for status in ("kept", "discarded", "stopped")]  # as fast as it was
+    assert found == {1: ("done", "kept", 1), 3: ("done", "crashed", 1)}
     assert not left_running(own)
     assert not list((own.cache / "scratch").glob("*/measurement-*"))
 

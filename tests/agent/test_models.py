@@ -167,16 +167,35 @@ class TestCommand:
             model.complete(MESSAGES)
         assert gone(wait_for(tmp_path / "pid"))
 
-    def test_its_group_ends_even_if_its_guard_was_killed(self, tmp_path):
+    def test_it_leads_its_group_which_it_cannot_leave(self, tmp_path):
+        """As `timeout` would, of which the command could be one."""
         code = f"""
-            import os, signal, time
+            import os, time
+            try:
+                os.setpgid(0, 0)
+            except PermissionError:
+                pass
             open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
-            os.kill(os.getppid(), signal.SIGKILL)
+            assert os.getpid() == os.getpgid(0) == os.getsid(0)
             time.sleep(600)
             """
-        with pytest.raises(ModelUnavailable, match="exit code -9"):
-            command(tmp_path, code).complete(MESSAGES)
+        with pytest.raises(ModelUnavailable, match="did not finish"):
+            command(tmp_path, code, limit=1.0).complete(MESSAGES)
         assert gone(wait_for(tmp_path / "pid"))
+
+    def test_it_finds_signals_descriptors_and_children_as_a_shell_would_leave_them(self, tmp_path):
+        code = r"""
+            import os
+            ignored = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("SigIgn"))
+            print(ignored, len(os.listdir("/proc/self/fd")), open(f"/proc/self/task/{os.getpid()}/children").read())
+            """
+        if not Path("/proc/self/status").exists():
+            pytest.skip("processes are looked at through /proc")
+        script = tmp_path / "agent.py"
+        script.write_text(textwrap.dedent(code))
+        shell = ["sh", "-c", f"exec {sys.executable} {script}"]
+        expected = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+        assert command(tmp_path, code).complete(MESSAGES).text == expected
 
     def test_a_command_that_cannot_be_started_has_a_remedy(self, tmp_path):
         script = tmp_path / "agent"

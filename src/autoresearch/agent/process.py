@@ -1,43 +1,41 @@
 """Running a command of the user's: text in, text out, bounded in time and size, and gone when its parent is gone."""
 
+import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-# Starts the command in its own process group, tells how it ended, and kills the group once the command has ended or
-# the pipe is closed that only the house can write to: the house closes it, or its end does, however that comes. The
-# house does not start the command itself: an interrupt before it knows of what it has started would leave the command
-# behind. Portable, and takes grandchildren along.
-_GUARD = """\
-import _thread, os, signal, sys
+# Becomes the command, once there is a guard, which kills the command's process group when the pipe is closed of which
+# only the house holds the other end, unless a dot came first. So whatever interrupts or kills the house, and be it
+# before that knows of this process, the command does not stay behind. Portable, and takes grandchildren along.
+_START = """\
+import os, signal, sys
 house, told = int(sys.argv[1]), int(sys.argv[2])
 os.set_inheritable(house, False)
 os.set_inheritable(told, False)
-
-def follow():
-    os.read(house, 1)
-    os.killpg(0, signal.SIGKILL)
-
-pid = os.fork()
-if pid == 0:
-    try:
-        os.execvp(sys.argv[3], sys.argv[3:])
-    except OSError as error:
-        os.write(told, b"failed %d\\n" % error.errno)
-        os._exit(1)
-_thread.start_new_thread(follow, ())
-os.write(told, b"ended %d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-os.killpg(0, signal.SIGKILL)
+command, between = os.getpid(), os.fork()
+if between == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.close(told)
+        if os.read(house, 1) != b".":
+            os.killpg(command, signal.SIGKILL)
+    os._exit(0)
+os.waitpid(between, 0)
+for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as error:
+    os.write(told, b"%d" % error.errno)
 """
-_GLANCE = 0.2  # seconds between looks at the size of the output
+_GLANCE = 0.05  # seconds between looks at the process and at the size of its output
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,64 +54,68 @@ def run(command: Sequence[str], text: str, environ: Mapping[str, str], limit: fl
     It has a process group of its own, which ends with the call, however that ends, and with this process, even if that
     is killed. OSError if the command cannot be started.
     """
-    deadline = time.monotonic() + limit
-    with ExitStack() as stack:
-        # Files in place of pipes: no buffer fills up, and a grandchild that keeps stdout open cannot hold the call.
-        stdin, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+    # Files in place of pipes: no buffer fills up, and a grandchild that keeps stdout open cannot hold the call.
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         stdin.write(text.encode(errors="replace"))
         stdin.seek(0)
-        told = _start(stack, command, stdin, out, err, environ)
-        ended = oversized = False
-        while not ended and not oversized and (left := deadline - time.monotonic()) > 0:
-            ended = bool(select.select([told], [], [], min(_GLANCE, left))[0])
-            oversized = max(_size(out), _size(err)) > size
-        code = _exit_code(told) if ended and not oversized else None
+        oversized = False
+        with _guarded(command, stdin=stdin, stdout=out, stderr=err, env=environ) as process:
+            deadline = time.monotonic() + limit
+            while _exit_code(process) is None and not oversized and (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(_GLANCE, left))
+                oversized = max(_size(out), _size(err)) > size
+            code = None if oversized else _exit_code(process)
         return Finished(code, _read(out, 0, size), _read(err, max(0, _size(err) - 2000), 2000), oversized)
 
 
-def _start(
-    stack: ExitStack,
-    command: Sequence[str],
-    stdin: IO[bytes],
-    stdout: IO[bytes],
-    stderr: IO[bytes],
-    environ: Mapping[str, str],
-) -> IO[bytes]:
-    """Start the command and its guard, which end as the stack is left. What is returned tells the command's end."""
-    house, _ = _pipe(stack)  # its other end is closed with the stack
-    told, theirs = _pipe(stack)
-    passed = (house.fileno(), theirs.fileno())
-    guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _GUARD, *map(str, passed), *command],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        env=environ,
-        pass_fds=passed,
-        start_new_session=True,
-    )
-    stack.callback(guard.wait)
-    stack.callback(_kill, guard.pid)
-    theirs.close()
-    return told
+@contextlib.contextmanager
+def _guarded(
+    command: Sequence[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, in a session of its own: all of its group is killed on the way out."""
+    with _pipe() as (house, ours), _pipe() as (told, theirs):
+        passed = (house.fileno(), theirs.fileno())
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _START, *map(str, passed), *command],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            pass_fds=passed,
+            start_new_session=True,
+        )
+        try:
+            theirs.close()
+            if failed := told.read():  # its end comes as the command takes over
+                raise OSError(int(failed), os.strerror(int(failed)))
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            while _exit_code(process) is None:
+                time.sleep(0.001)
+            with contextlib.suppress(BrokenPipeError):
+                ours.write(b".")
 
 
-def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     read, write = os.pipe()
-    return stack.enter_context(os.fdopen(read, "rb")), stack.enter_context(os.fdopen(write, "wb"))
+    with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "wb", buffering=0) as writer:
+        yield reader, writer
 
 
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS forbids it where only zombies are left
-        os.killpg(group, signal.SIGKILL)
-
-
-def _exit_code(told: IO[bytes]) -> int:
-    """OSError if the command could not be started."""
-    what, _, number = told.readline().partition(b" ")
-    if what == b"failed":
-        raise OSError(int(number), os.strerror(int(number)))
-    return int(number) if what == b"ended" else -signal.SIGKILL  # its guard was killed, and the command is to follow
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """None while it runs. `Popen.poll` would do, but an interrupt may leave its lock closed, and then `Popen.wait`
+    waits forever."""
+    if process.returncode is None:
+        try:
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+        except ChildProcessError:  # an interrupt came between an earlier look and the note of what it saw
+            pid, status = process.pid, signal.SIGKILL
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode
 
 
 def _size(file: IO[bytes]) -> int:
