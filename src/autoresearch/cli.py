@@ -13,7 +13,7 @@ from rich.console import Console
 
 from autoresearch import __version__, arguments
 from autoresearch.interrupts import listen
-from autoresearch.machine import cache_folder, scratch_folder
+from autoresearch.machine import cache_folder
 from autoresearch.options import (
     DEFAULT,
     AgentOption,
@@ -30,7 +30,7 @@ from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from autoresearch.engine.forkserver import ForkServer
+    from autoresearch.engine.forkserver import Begun
     from autoresearch.lab import Lab
     from autoresearch.records import Program
 
@@ -144,7 +144,7 @@ def run(
     sandbox: SandboxOption = "auto",
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
-    server = _fork_server()
+    begun = _begin()
     from autoresearch import steady
     from autoresearch.lab import open_lab
     from autoresearch.limits import Limits
@@ -161,12 +161,11 @@ def run(
     out = console()
     shown = ConsoleWatcher(out, lab.ledger, tag, deadline, max_cost)
     notifier = Notifier(notify or (), lab.ledger, tag, shown.say)
-    _be_interruptible()
     with lab.lock(tag), notifier, shown:
         watcher = Watchers(shown, notifier)
         spec, because = (agent, "") if agent is not None else lab.proposer(tag)
         terms = arguments.terms(max_cost, price, os.environ)
-        engine = lab.engine(tag, chosen.settings.device, sandbox, server)
+        engine = lab.engine(tag, chosen.settings.device, sandbox, begun)
         asked = lab.agent(spec, tag, watcher, terms)
         loop = lab.loop(chosen, text, tag, watcher, asked, engine, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
@@ -201,7 +200,7 @@ def try_(
     as_json: JsonOption = False,
 ) -> None:
     """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
-    server = _fork_server()
+    begun = _begin()
     from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
@@ -213,10 +212,9 @@ def try_(
     lab = open_lab(Path.cwd(), cache_folder(os.environ), os.environ)
     given = from_patch(arguments.patch(patch), title) if patch else from_tree(lab.workspace, lab.ledger, tag, title)
     out = Console(stderr=True, highlight=False) if as_json else console()
-    _be_interruptible()
     with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
-        engine = lab.engine(tag, chosen.settings.device, sandbox, server)
+        engine = lab.engine(tag, chosen.settings.device, sandbox, begun)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
         loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), engine, corpus)
@@ -313,7 +311,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Train and score a recorded commit again, kept or not, and compare."""
-    server = _fork_server()
+    begun = _begin()
     lab = _open()
     from autoresearch.program import program_of
     from autoresearch.replay import find
@@ -324,10 +322,9 @@ def replay(
     seconds = arguments.budget(budget) if budget else None
     out = Console(stderr=True, highlight=False) if as_json else console()
     shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
-    _be_interruptible()
     run = lab.run(found.tag)
     with lab.replaying(found.tag), shown as watcher:
-        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, server, replays=True)
+        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, begun, replays=True)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
         replayer = lab.replayer(run, watcher, engine)
@@ -372,11 +369,14 @@ def _open() -> "Lab":
     return open_lab(Path.cwd(), cache_folder(os.environ), os.environ, create=False)
 
 
-def _fork_server() -> "ForkServer":
-    """Begun before anything else is imported, and so ready the sooner."""
-    from autoresearch.engine.forkserver import ForkServer
+def _begin() -> "Begun":
+    """What a command that measures does first, so that torch is imported while all else is. From here on SIGTERM is
+    Ctrl-C, and a lost terminal (SIGHUP) ends nothing."""
+    listen(signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from autoresearch.engine.forkserver import Begun
 
-    return ForkServer(scratch_folder(cache_folder(os.environ)), os.environ)
+    return Begun(os.environ)
 
 
 def _program(path: Path) -> "tuple[Program, str]":
@@ -388,9 +388,3 @@ def _program(path: Path) -> "tuple[Program, str]":
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _be_interruptible() -> None:
-    """SIGTERM is Ctrl-C; a lost terminal (SIGHUP) ends nothing."""
-    listen(signal.SIGTERM)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)

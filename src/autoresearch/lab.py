@@ -14,13 +14,12 @@ from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import sources, store
-from autoresearch.engine.forkserver import ForkServer
+from autoresearch.engine.forkserver import Begun
 from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.sandbox import Mode
 from autoresearch.errors import CorpusError, LedgerError, Misuse
 from autoresearch.ledger import Ledger
 from autoresearch.loop import Agent, Loop
-from autoresearch.machine import scratch_folder
 from autoresearch.program import shipped
 from autoresearch.records import CorpusView, Exchange, Program, Waiting
 from autoresearch.repeat import Repeater
@@ -109,17 +108,12 @@ class Lab:
         return make_agent(spec, _RunDesk(self.ledger, tag, watcher), self.environ, terms)
 
     def engine(
-        self,
-        tag: str,
-        device: Device,
-        sandbox: Mode = "auto",
-        server: ForkServer | None = None,
-        replays: bool = False,
+        self, tag: str, device: Device, sandbox: Mode = "auto", begun: Begun | None = None, replays: bool = False
     ) -> LocalEngine:
-        """What measures for a run, or for replays of it. server: that has begun to import for it. EngineError if the
-        device is not there, and in mode `strict` if the sandbox is not whole."""
+        """What measures for a run, or for replays of it. begun: what imports already for it. EngineError if the device
+        is not there, and in mode `strict` if the sandbox is not whole."""
         label = f"{self._id()}-{tag}{'~replay' if replays else ''}"  # no tag has a ~
-        return LocalEngine(scratch_folder(self.cache), self.environ, label, device, sandbox=sandbox, server=server)
+        return LocalEngine(self.cache / "scratch", self.environ, label, device, sandbox=sandbox, begun=begun)
 
     def loop(
         self,

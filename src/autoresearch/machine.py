@@ -20,11 +20,6 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("autoresearch"))
 
 
-def scratch_folder(cache: Path) -> Path:
-    """Where measurements lie as long as they last."""
-    return cache / "scratch"
-
-
 def existing(folder: Path) -> Path:
     """The folder, or else the nearest above it that is there: it tells of the disk that the folder would lie on."""
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

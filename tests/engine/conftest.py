@@ -65,11 +65,7 @@ def trial(corpus, tmp_path):
 class Lent:
     """A fork server that is not its engine's own, and goes on when that is closed."""
 
-    def __init__(self, find: Callable[[str, Sequence[str]], ForkServer]) -> None:
-        self._find = find
-
-    def use(self, device: str, mechanisms: Callable[[], Sequence[str]]) -> None:
-        server = self._find(device, mechanisms())
+    def __init__(self, server: ForkServer) -> None:
         self.forks, self.check, self.end, self.pid = server.forks, server.check, server.end, server.pid
 
     def close(self) -> None:
@@ -82,19 +78,22 @@ def lend(tmp_path_factory):
     once a test has ended it."""
     servers = {}
 
-    def lend(scratch: Path, environ: Mapping[str, str], replaceable: bool = True) -> Lent:
-        def find(device: str, mechanisms: Sequence[str]) -> ForkServer:
-            kind = (device, *mechanisms)
-            if kind in servers and not servers[kind].forks.alive():
-                servers.pop(kind).close()
-            if kind not in servers:
-                servers[kind] = ForkServer(tmp_path_factory.mktemp("servers"), environ, replaceable)
-                servers[kind].use(device, lambda: mechanisms)
-            return servers[kind]
-
+    def lend(
+        device: str,
+        scratch: Path,
+        environ: Mapping[str, str],
+        mechanisms: Callable[[], Sequence[str]],
+        replaceable: bool = False,
+        begun: None = None,
+    ) -> Lent:
         with contextlib.suppress(OSError):  # which a measurement says
-            (scratch / "run").mkdir(parents=True, exist_ok=True)  # also where a test measures nothing
-        return Lent(find)
+            scratch.mkdir(parents=True, exist_ok=True)
+        kind = tuple(mechanisms())
+        if kind in servers and not servers[kind].forks.alive():
+            servers.pop(kind).close()
+        if kind not in servers:
+            servers[kind] = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms, replaceable)
+        return Lent(servers[kind])
 
     yield lend
     for server in servers.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoresearch.engine.forkserver import ForkServer
+from autoresearch.engine.forkserver import Begun
 from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import EngineError
 from tests.engine.test_local import body, folders, survivors
@@ -67,7 +67,32 @@ def test_one_server_serves_all_measurements_and_goes_with_its_engine(engine, tri
     assert servers(tmp_path) == [server]
     del engine
     assert survivors(tmp_path, servers=True) == []
-    assert list((tmp_path / "scratch").glob("*/measurement-*")) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
+
+
+def test_what_had_begun_before_is_the_server_and_not_another(engine, trial, tmp_path):
+    begun = Begun({**os.environ, "OMP_NUM_THREADS": "1"})
+    engine = engine(begun=begun)
+    assert engine.measure(trial()).outcome == "scored"
+    assert [process.pid for process in servers(tmp_path)] == [begun.process.pid]
+    engine.close()
+    assert begun.process.returncode is not None
+    assert survivors(tmp_path, servers=True) == []
+
+
+def test_what_has_begun_for_nothing_goes_when_it_is_let_go_of():
+    begun = Begun(os.environ)
+    process = begun.process
+    del begun
+    assert process.returncode is not None
+
+
+def test_what_has_begun_goes_if_there_is_no_folder_for_it(engine, tmp_path):
+    (tmp_path / "scratch").write_text("a file")
+    begun = Begun(os.environ)
+    with pytest.raises(EngineError, match="scratch/run cannot be written"):
+        engine(begun=begun)
+    assert begun.process.returncode is not None
 
 
 def test_a_full_disk_is_said_at_the_start_and_nothing_is_left(engine, tmp_path, monkeypatch):
@@ -77,7 +102,7 @@ def test_a_full_disk_is_said_at_the_start_and_nothing_is_left(engine, tmp_path, 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(EngineError, match=r"No space left on device"):
         engine()
-    assert list((tmp_path / "scratch").glob("*/measurement-*")) == []
+    assert list((tmp_path / "scratch" / "run").iterdir()) == []
     assert survivors(tmp_path, servers=True) == []
 
 
@@ -86,22 +111,3 @@ def test_python_that_cannot_be_started_is_no_candidates_fault(engine, trial, tmp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineError, match=r"Python cannot be started: ImportError: libcudart.so is missing"):
         engine().measure(trial())
-
-
-def test_a_server_begun_before_its_engine_is_the_one_that_serves_it(engine, trial, tmp_path):
-    server = ForkServer(tmp_path / "scratch", {**os.environ, "OMP_NUM_THREADS": "1"})
-    pid = server.pid
-    engine = engine(server=server)
-    del server
-    assert engine.measure(trial()).outcome == "scored"
-    assert [process.pid for process in servers(tmp_path)] == [pid]
-    engine.close()
-    assert survivors(tmp_path, servers=True) == []
-
-
-def test_a_server_that_no_engine_takes_goes_when_it_is_let_go_of(tmp_path):
-    server = ForkServer(tmp_path / "scratch", os.environ)
-    process = psutil.Process(server.pid)
-    del server
-    assert not process.is_running()
-    assert list((tmp_path / "scratch").glob("*/*")) == []

@@ -33,7 +33,7 @@ def survivors(scratch: Path, servers: bool = False) -> list[psutil.Process]:
 def folders(scratch: Path) -> list[Path]:
     """What lies where measurements are made, but for the folders of fork servers that are alive."""
     homes = {process.environ()[MARKER].rstrip("/") for process in survivors(scratch, servers=True)}
-    return [path for path in scratch.glob("*/measurement-*") if str(path) not in homes]
+    return [path for path in (scratch / "run").iterdir() if str(path) not in homes]
 
 
 def body(code: str, where: str = "    run.start(model)\n") -> str:

@@ -80,8 +80,7 @@ def run(task: ScoreTask, folder: Path, result: int, losses: int) -> None:
 def fork_server() -> ForkServer:
     """One for all scorings of this process."""
     scratch = Path(tempfile.mkdtemp())
-    server = ForkServer(scratch, ENVIRON)
-    server.use("cpu")
+    server = ForkServer("cpu", scratch, ENVIRON)
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     atexit.register(server.close)
     return server

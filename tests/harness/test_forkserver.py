@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,35 +30,21 @@ from tests.harness.scoring import ENVIRON, score
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="processes are looked at through /proc")
 
-STALL = (  # the file is closed by the time it is there
-    "open('new', 'w').write(str(os.getpid()))\nos.rename('new', 'pid')\n"
-    "while not os.path.exists('go'): time.sleep(0.01)\n"
-)
+STALL = "open('pid', 'w').write(str(os.getpid()))\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
 ESCAPE = "subprocess.run(['sh', '-c', 'setsid sleep 600 & echo $! > stray'], env={'PATH': os.environ['PATH']})\n"
-
-
-def started(
-    scratch: Path,
-    environ: Mapping[str, str] = ENVIRON,
-    mechanisms: Callable[[], Sequence[str]] = tuple,
-    device: str = "cpu",
-) -> ForkServer:
-    server = ForkServer(scratch, environ, replaceable=False)
-    server.use(device, mechanisms)
-    return server
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Iterator[ForkServer]:
     """For tests that do not kill it."""
-    server = started(tmp_path_factory.mktemp("scratch"))
+    server = ForkServer("cpu", tmp_path_factory.mktemp("scratch"), ENVIRON)
     yield server
     server.close()
 
 
 @pytest.fixture
 def server(tmp_path) -> Iterator[ForkServer]:
-    server = started(tmp_path / "scratch")
+    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON)
     yield server
     server.close()
 
@@ -128,6 +114,15 @@ def test_a_child_has_what_its_order_says_and_nothing_else(shared, tmp_path):
     assert task.file("log") == f"environ({given}) {task.folder} b'handed over'"
 
 
+def test_a_child_carries_its_folder_where_others_read_it_and_so_does_what_it_forks(shared, tmp_path):
+    code = "if os.fork(): time.sleep(600)\n" + STALL
+    task = Task(shared, tmp_path / "task", code)
+    for process in (task.worker, task.worker.parent()):
+        assert process.environ()[MARKER].rstrip("/") == str(task.folder)
+    assert psutil.Process(shared.pid).environ()[MARKER].rstrip("/") != str(task.folder)
+    shared.end(task.number)
+
+
 @pytest.mark.parametrize(("code", "expected"), [("pass", 0), ("os._exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_exit_codes_are_told(code, expected, shared, tmp_path):
     assert Task(shared, tmp_path / "task", code).end() == expected
@@ -163,7 +158,7 @@ def test_a_child_of_a_server_with_a_gpu_has_the_compiler_and_the_gpu(named, tmp_
     )
     gpus = visible_gpus(os.environ)
     last = gpus[-1].uuid if named == "by UUID" else os.environ.get(VISIBLE, str(len(gpus) - 1)).split(",")[-1]
-    server = started(tmp_path / "scratch", os.environ | {VISIBLE: last}, device="cuda")
+    server = ForkServer("cuda", tmp_path / "scratch", os.environ | {VISIBLE: last})
     try:
         for name in ("one", "two"):
             env = {**os.environ, VISIBLE: last, **compilers.variables(tmp_path / name)}
@@ -325,7 +320,7 @@ def test_a_closed_line_ends_everything(server, tmp_path):
 
 def test_a_server_is_not_ended_by_the_end_of_the_thread_that_began_it(tmp_path):
     made = []
-    thread = threading.Thread(target=lambda: made.append(started(tmp_path / "scratch")))
+    thread = threading.Thread(target=lambda: made.append(ForkServer("cpu", tmp_path / "scratch", ENVIRON)))
     thread.start()
     thread.join()
     try:
@@ -336,12 +331,12 @@ def test_a_server_is_not_ended_by_the_end_of_the_thread_that_began_it(tmp_path):
 
 def test_python_that_cannot_be_started_is_said_in_a_line(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')")
-    server = started(tmp_path / "scratch", {**ENVIRON, "PYTHONPATH": str(tmp_path)})
+    server = ForkServer("cpu", tmp_path / "scratch", {**ENVIRON, "PYTHONPATH": str(tmp_path)})
     until(lambda: server.forks.exit_code(0) == LOST)
     with pytest.raises(EngineError, match=r"^Python cannot be started: ImportError: libcudart.so is missing\. "):
         server.check()
     server.close()
-    assert list((tmp_path / "scratch" / "servers").iterdir()) == []
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @pytest.mark.skipif(landlock.version() < landlock.OLDEST, reason="no Landlock here")
@@ -352,7 +347,7 @@ def test_what_confines_its_children_may_be_found_out_while_it_imports(tmp_path):
         there.extend(psutil.Process().children())
         return ("landlock",)
 
-    server = started(tmp_path / "scratch", mechanisms=mechanisms)
+    server = ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
     try:
         assert server.pid in [process.pid for process in there]
         (tmp_path / "secret").write_text("sesame")
@@ -370,18 +365,19 @@ def test_it_is_gone_if_that_cannot_be_found_out(tmp_path):
         raise EngineError("the sandbox is not whole.", "Run with --sandbox auto.")
 
     with pytest.raises(EngineError, match="the sandbox is not whole"):
-        started(tmp_path / "scratch", mechanisms=mechanisms)
+        ForkServer("cpu", tmp_path / "scratch", ENVIRON, mechanisms)
     assert there
     assert not any(map(alive, there))
-    assert list((tmp_path / "scratch" / "servers").iterdir()) == []
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
-@pytest.mark.parametrize("told", [b"", b"cpu", b"cpu\n", b"cpu\nlandlo"])
+@pytest.mark.parametrize("told", ["", '{"en', '{"env": {}, "folder": "/", "task": "cpu"}\nlandlo'])
 def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none(told):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
-        subprocess.run(command, env=ENVIRON, input=told, pass_fds=(theirs.fileno(),), timeout=60, check=True)
+        fds = (theirs.fileno(),)
+        subprocess.run(command, env=ENVIRON, input=told.encode(), pass_fds=fds, timeout=60, check=True)
         theirs.close()
         assert ours.recv(1) == b""  # not even that it is ready
 

@@ -99,7 +99,7 @@ def test_progress_is_written_seldom_and_a_change_at_once(ledger: Ledger) -> None
 
 
 def test_a_folder_that_takes_no_file_ends_nothing(ledger: Ledger) -> None:
-    path(ledger).with_name("live.json.new").mkdir()
+    path(ledger).with_name("live.json.partial").mkdir()
     file = StateFile(ledger, "t")
     file.write(LiveState(1, "train", 1.0, 2.0, 3.0))
     file.remove()

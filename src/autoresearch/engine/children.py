@@ -40,10 +40,8 @@ _PASSED_ON_FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
-def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[str, str]:
-    """What a child gets of the caller's environment: an allow-list, and a home and compiler caches of its own.
-
-    home: the measurement's folder."""
+def environment(caller: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets of the caller's environment: an allow-list, and what suits it."""
     allowed = {
         name: value
         for name, value in caller.items()
@@ -55,8 +53,12 @@ def environment(caller: Mapping[str, str], home: Path, compiled: Path) -> dict[s
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    own = {"HOME": str(home), MARKER: str(home), "PYTHONUNBUFFERED": "1", **compilers.variables(compiled)}
-    return defaults | allowed | own
+    return defaults | allowed | {"PYTHONUNBUFFERED": "1"}
+
+
+def own_environment(home: Path, compiled: Path) -> dict[str, str]:
+    """And what it has for itself. home: the measurement's folder. compiled: for compiler caches."""
+    return {"HOME": str(home), MARKER: str(home), **compilers.variables(compiled)}
 
 
 class _Record(BaseModel):

@@ -1,13 +1,15 @@
-"""The fork server of an engine: started before all else, so that it imports meanwhile, and anew if it has ended."""
+"""The fork server of an engine: begun before all else, so that it imports meanwhile, and anew if it has ended."""
 
 import contextlib
 import ctypes
+import json
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,70 +19,87 @@ from autoresearch.errors import EngineError
 from autoresearch.forks import MARKER, Forks, Gone, Mode
 
 _PATIENCE = 15.0  # seconds for the server to end what it forked
-_HOMES = "servers"  # the folder in scratch
 _FILES = 16384  # that may be open
-_PATH = 4096  # bytes, which no path has: there the mark of whoever is forked takes the place of the server's
+_PATH = 4096  # bytes, which no path has: room for the mark of a process, which it gets as it is told its folder
 
 
-class ForkServer:
-    """One process of `harness.child`, and a line to it. It ends with this object, at the latest."""
+class Begun:
+    """One process of `harness.child`, which imports what any measurement needs and knows nothing yet of what it is for.
+    It ends with this object, at the latest."""
 
-    def __init__(self, scratch: Path, environ: Mapping[str, str], replaceable: bool = True) -> None:
-        """Start it: it imports what any measurement needs, until it is told for what it is.
-
-        scratch: for a folder of its own. environ: the caller's. replaceable: if it is killed before it is ready, that
-        says nothing yet of the machine. EngineError if Python cannot be started."""
-        self._replaceable = replaceable
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """environ: the caller's. EngineError if Python cannot be started."""
         _allow_more_files()
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
-            home = resources.enter_context(children.home_for(scratch / _HOMES))
-            self._output = resources.enter_context((home / "output").open("w+b"))
             ours, theirs = map(resources.enter_context, socket.socketpair())
             command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
             try:
-                self._process = subprocess.Popen(
+                self.output = resources.enter_context(tempfile.TemporaryFile())
+                self.process = subprocess.Popen(
                     command,
-                    env=children.environment(environ, home, home / "compiled") | {MARKER: str(home).ljust(_PATH, "/")},
-                    cwd=home,
+                    env=children.environment(environ) | {"HOME": "/nonexistent", MARKER: "/" * _PATH},
+                    cwd="/",
                     stdin=subprocess.PIPE,
                     bufsize=0,
-                    stdout=self._output,
+                    stdout=self.output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=(theirs.fileno(),),
                 )
             except OSError as error:
                 raise _no_python(str(error)) from error
-            assert self._process.stdin
-            self._told = resources.enter_context(self._process.stdin)
+            assert self.process.stdin
+            self._told = resources.enter_context(self.process.stdin)
             theirs.close()
             self.forks = Forks(ours)
-            resources.callback(_stop, self._process, self.forks)  # before its folder goes
-            children.record(home, self._process.pid)
-            self._end = weakref.finalize(self, resources.pop_all().close)
+            resources.callback(_stop, self.process, self.forks)
+            self.close = weakref.finalize(self, resources.pop_all().close)  # again is nothing
 
-    def use(self, device: str, mechanisms: Callable[[], Sequence[str]] = tuple) -> None:
-        """Let it import what is left, and fork. device: what its children compute on: cpu, cuda or mps. mechanisms:
-        that make their sandbox; called while it imports. Whatever that raises ends the server."""
-        try:
-            self._tell(device)
-            self._tell(",".join(mechanisms()))
-        except BaseException:
-            self.close()
-            raise
+    def tell(self, line: str) -> None:
+        """One of the two lines that it waits for."""
+        with contextlib.suppress(BrokenPipeError):  # if it has ended, its server's `check` says so
+            self._told.write(line.encode() + b"\n")
+
+
+class ForkServer:
+    """One process of `harness.child`, and a line to it."""
+
+    def __init__(
+        self,
+        device: str,
+        scratch: Path,
+        environ: Mapping[str, str],
+        mechanisms: Callable[[], Sequence[str]] = tuple,
+        replaceable: bool = False,
+        begun: Begun | None = None,
+    ) -> None:
+        """device: what its children compute on. scratch: where folders of measurements lie. environ: the caller's.
+        mechanisms: that make the sandbox of its children; called while it imports. replaceable: if it is killed before
+        it is ready, that says nothing yet of the machine. begun: what it is from now on, or else that begins now.
+        EngineError if Python cannot be started."""
+        self._replaceable = replaceable
+        self._begun = begun = begun or Begun(environ)
+        self.forks = begun.forks
+        with contextlib.ExitStack() as resources:  # all let go of, if something fails
+            home = _folder(resources, scratch, begun)
+            children.record(home, begun.process.pid)
+            own = children.own_environment(home, home / "compiled")
+            begun.tell(json.dumps({"env": own, "folder": str(home), "task": device}))
+            begun.tell(",".join(mechanisms()))
+            self._resources = resources.pop_all()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._begun.process.pid
 
     def check(self) -> None:
         """EngineError if it has ended before it was ready: that is nobody's fault but the machine's."""
         if self.forks.gone and not self.forks.ready:
-            code = self._process.wait()
+            code = self._begun.process.wait()
             if self._replaceable and code == -signal.SIGKILL:
                 return
-            self._output.seek(0)
-            lines = self._output.read().decode(errors="replace").split("\n")
+            self._begun.output.seek(0)
+            lines = self._begun.output.read().decode(errors="replace").split("\n")
             end = f"it was ended by signal {-code}" if code < 0 else "it ended at once"
             raise _no_python(next((line for line in reversed(lines) if line.strip()), end))
 
@@ -93,11 +112,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End it, with all that was forked of it. Again is nothing."""
-        self._end()
-
-    def _tell(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # if it has ended, `check` says so
-            self._told.write(line.encode() + b"\n")
+        self._resources.close()
 
 
 class Child:
@@ -145,9 +160,13 @@ class Child:
         self._log.close()
 
 
-def reap(scratch: Path) -> int:
-    """End what a killed process had as fork servers, and remove their folders. Returns how many processes it ended."""
-    return children.reap(scratch / _HOMES)
+def _folder(resources: contextlib.ExitStack, scratch: Path, begun: Begun) -> Path:
+    """A folder for a process that has begun: as the resources are let go of, first the process ends."""
+    try:
+        home = resources.enter_context(children.home_for(scratch))
+    finally:
+        resources.callback(begun.close)
+    return home
 
 
 def _stop(process: subprocess.Popen[bytes], forks: Forks) -> None:

@@ -3,14 +3,15 @@
 import contextlib
 import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from autoresearch.engine import children, faults, forkserver
+from autoresearch.engine import children, faults
 from autoresearch.engine.device import cpu_name, describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
-from autoresearch.engine.forkserver import ForkServer
+from autoresearch.engine.forkserver import Begun, ForkServer
 from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Measuring
 from autoresearch.engine.sandbox import Mode, Sandbox, choose
@@ -30,8 +31,8 @@ class LocalEngine:
     engines with the same scratch take turns on a device.
     environ: the caller's environment, of which children get an allow-list. label: what is apart from other runs.
     grace: seconds after the budget within which training must have returned. score_limit: seconds for a scoring.
-    sandbox: what keeps the candidate's processes in, or how that is to be found out. server: which has imported in the
-    meantime what a measurement needs; or else that begins now. It lasts as long as the engine.
+    sandbox: what keeps the candidate's processes in, or how that is to be found out. begun: what imports already what
+    a measurement needs, in a process that lasts as long as the engine; or else that begins now.
     EngineError if the device is not there, a sandbox that has to be whole is not, or Python cannot be started.
     """
 
@@ -44,12 +45,11 @@ class LocalEngine:
         grace: float | None = None,
         score_limit: float | None = None,
         sandbox: Sandbox | Mode = "auto",
-        server: ForkServer | None = None,
+        begun: Begun | None = None,
     ) -> None:
-        self._scratch, self._homes, self._environ, self._asked = scratch, scratch / label, dict(environ), sandbox
-        self._server = server or self._start()  # first: it imports while the rest is found out
         self.device = resolve_device(device, environ)
-        self._server.use(self.device, self._mechanisms)
+        self._scratch, self._environ, self._asked = scratch / label, dict(environ), sandbox
+        self._start(begun=begun)  # first: it imports while the rest is found out
         self.hardware = describe_hardware(self.device, environ)
         self.fingerprint = harness_fingerprint()
         gpus = visible_gpus(environ) if self.device == "cuda" else []
@@ -64,7 +64,7 @@ class LocalEngine:
             memory,
             self.fingerprint,
             self.sandbox.describe(),
-            self._homes,
+            self._scratch,
             scratch / f"compiled-{name}",
             self._environ,
             grace,
@@ -80,7 +80,7 @@ class LocalEngine:
     def reap(self) -> int:
         """End what a killed predecessor of the same label left running, and remove its files. Call before measuring.
         Returns how many processes were ended."""
-        return children.reap(self._homes) + forkserver.reap(self._scratch)
+        return children.reap(self._scratch)
 
     def measure(self, trial: Trial, watch: Watch | None = None) -> Measurement:
         """Train and score. What the candidate does is a value; EngineError and CorpusError are not its fault.
@@ -92,7 +92,7 @@ class LocalEngine:
         self._alive()  # and so at its imports while this waits for its turn
         for tokens in (trial.corpus.train, trial.corpus.validation):
             _check_tokens(tokens)  # or else the candidate would be blamed
-        with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._homes) as home:
+        with turn(self._lock, trial.deadline, watch), self._blamed(), children.home_for(self._scratch) as home:
             site = Site(self._bench, self._alive, trial, watch)
             faults.await_gpu(self._bench.gpu, trial.deadline, site.show)
             site.began = time.monotonic()
@@ -100,23 +100,22 @@ class LocalEngine:
 
     def close(self) -> None:
         """End its processes; otherwise that happens when the engine is let go of, at the latest with this process."""
-        self._server.close()
+        self._end()
 
     def _alive(self) -> ForkServer:
         """The fork server; another one, if it has ended: a candidate, or somebody outside, may have killed it."""
         if not self._server.forks.alive():
             self.close()
-            self._server = self._start(replaceable=self._server.forks.ready)
-            self._server.use(self.device, self._mechanisms)
+            self._start(replaceable=self._server.forks.ready)
         return self._server
 
-    def _start(self, replaceable: bool = True) -> ForkServer:
+    def _start(self, replaceable: bool = True, begun: Begun | None = None) -> None:
         """replaceable: unless it replaces one that has never been ready: a second one is not killed by chance."""
         with self._blamed():
-            return ForkServer(self._scratch, self._environ, replaceable)
-
-    def _mechanisms(self) -> Sequence[str]:
-        return self.sandbox.mechanisms
+            self._server = ForkServer(
+                self.device, self._scratch, self._environ, lambda: self.sandbox.mechanisms, replaceable, begun
+            )
+        self._end = weakref.finalize(self, self._server.close)
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:

@@ -94,7 +94,8 @@ class Site:
     ) -> Iterator[Child]:
         """A child of the measurement in `home`. own: environment beside that which all have. In the end none of its
         processes is left, and its output is kept."""
-        env = {**children.environment(self.bench.environ, home, self.compiled(mode)), **own}
+        folders = children.own_environment(home, self.compiled(mode))
+        env = {**children.environment(self.bench.environ), **folders, **own}
         if not self._homes:  # else the other child is to learn of the server's end before there is a new one
             self._server = self.server()
         child = Child(self._server, mode, task, home / f"{mode}.log", env, *fds)

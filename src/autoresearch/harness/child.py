@@ -1,8 +1,8 @@
 """The program that an engine starts: `python -P -m autoresearch.harness.child FD`, a fork server.
 
-FD is a socket, its line. Standard input has two lines of text: the device (cpu, cuda or mps), and the mechanisms that
-make the sandbox, with commas between them. The engine finds them out while this imports what is then there in every
-child at once.
+FD is a socket, its line. Standard input has two lines of text: an order as its children get them, of which the task is
+a device (cpu, cuda or mps), and the mechanisms that make the sandbox, with commas between them. The engine finds these
+out while this imports what is then there in every child at once.
 """
 
 import ctypes
@@ -37,11 +37,11 @@ def main(fd: int) -> None:
     if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
         with preload.importing():
             preload.harness()
-            device = _told()
+            device = _become(json.loads(_told()))
             if device == "cuda":
                 preload.compiler()
     else:
-        device = _told()
+        device = _become(json.loads(_told()))
     mechanisms = _told()
     if device == "cuda" and mechanisms:
         make_devices()
@@ -91,27 +91,37 @@ def _work(sandbox: Sandbox, mode: str) -> None:
 
 
 def _order() -> Any:
-    """The task. From here on this process has the environment and the folder that its order names, and the order is
+    """The task. From here on this process has the environment that its order names, and no other, and the order is
     nowhere else."""
     order = json.loads(os.read(0, os.fstat(0).st_size))
     os.ftruncate(0, 0)
     with open(os.devnull) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), 0)
-    _mark(order["env"].get(MARKER, ""))
     os.environ.clear()
+    return _become(order)
+
+
+def _become(order: Any) -> Any:
+    """The task of an order, in its folder and with its environment from here on."""
     os.environ.update(order["env"])
+    if _MARK:
+        mark = os.fsencode(os.environ.get(MARKER, ""))
+        ctypes.memmove(_MARK, mark.ljust(_ROOM, b"/")[:_ROOM], _ROOM)
     os.chdir(order["folder"])
     tempfile.tempdir = None  # which may have been looked up with another environment
     return order["task"]
 
 
-def _mark(home: str) -> None:
-    """Write the mark where others read it: in the memory that holds the environment this program was started with."""
+def _find_mark() -> tuple[int | None, int]:
+    """Where others read the mark, and how long it may be: in the memory that holds the environment this program was
+    started with. Asked before anything is set, or else the answer is of a copy."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p
-    if place := getenv(MARKER.encode()):
-        room = len(ctypes.string_at(place))
-        ctypes.memmove(place, os.fsencode(home).ljust(room, b"/")[:room], room)
+    place: int | None = getenv(MARKER.encode())
+    return place, len(ctypes.string_at(place)) if place else 0
+
+
+_MARK, _ROOM = _find_mark()
 
 
 if __name__ == "__main__":

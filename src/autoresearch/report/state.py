@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter
 
+from autoresearch.atomic import written
 from autoresearch.ledger import Ledger
 from autoresearch.records import Experiment, Point, Progress, Waiting
 
@@ -90,10 +91,8 @@ class StateFile:
         if seldom and time.monotonic() - self._written < _EVERY:
             return
         self._written = time.monotonic()
-        new = self._path.with_name("live.json.new")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), written(self._path) as new:
             new.write_bytes(_STATE.dump_json(state))
-            new.replace(self._path)
 
     def read(self, since: float) -> LiveState | None:
         """What was written after `since` (time.time()); None if nothing was, or it is not readable."""

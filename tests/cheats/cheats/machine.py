@@ -192,9 +192,14 @@ MACHINE = {
     "the installed packages": attempts(_INSTALLED, "files", "attributes"),
     "links out of the folder": attempts(_LINKS, "files"),
     "weights written through a link": Patch(
-        (before_save("import os\nos.symlink('@FOLDER@/ledger.db', run._task.folder + '/weights.partial')"),),
+        (
+            before_save(
+                "import os\nos.symlink('@FOLDER@/ledger.db', f'{run.weights}.partial')\nprint('TRIED a link')",
+            ),
+        ),
         "scored|crashed",  # safetensors puts a file of its own in the place of the link
         "in saving: ",
+        log="^TRIED a link",
         needs=("files",),
     ),
     "compilers' caches poisoned": Patch(
