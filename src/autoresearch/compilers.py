@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 _GROUP = 10**6  # bytes: a list of files is never as long
-_VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
 
 def variables(folder: Path) -> dict[str, str]:
     """Environment of processes that keep in `folder` what they compile."""
-    return {name: str(folder / own) for name, own in _VARIABLES.items()}
+    return {name: str(folder / own) for name, own in VARIABLES.items()}
 
 
 def folders(environ: Mapping[str, str]) -> list[Path]:
     """Where processes with this environment do."""
-    return [Path(environ[name]) for name in _VARIABLES if name in environ]
+    return [Path(environ[name]) for name in VARIABLES if name in environ]
 
 
 def unpack(packed: BinaryIO, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """An engine and its fork server: one after another, if need be, and none left behind."""
 
+import contextlib
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -85,6 +87,17 @@ def test_what_has_begun_for_nothing_goes_when_it_is_let_go_of():
     process = begun.process
     del begun
     assert process.returncode is not None
+
+
+def test_what_has_begun_leaves_no_file_anywhere(tmp_path):
+    """As torch does where it finds no folder for what it compiles."""
+    with contextlib.closing(Begun({**os.environ, "TMPDIR": str(tmp_path)})) as begun:
+        begun.tell(json.dumps({"env": {}, "folder": "/", "task": "cpu"}))
+        begun.tell("")
+        while not begun.forks.ready:
+            assert begun.forks.alive()
+            begun.forks.wait(1.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_has_begun_goes_if_there_is_no_folder_for_it(engine, tmp_path):

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from autoresearch import compilers
 from autoresearch.engine import children
 from autoresearch.errors import EngineError
 from autoresearch.forks import MARKER, Forks, Gone, Mode
@@ -21,6 +22,8 @@ from autoresearch.forks import MARKER, Forks, Gone, Mode
 _PATIENCE = 15.0  # seconds for the server to end what it forked
 _FILES = 16384  # that may be open
 _PATH = 4096  # bytes, which no path has: room for the mark of a process, which it gets as it is told its folder
+# Until then: a folder that is there, as torch wants one as it is imported, and takes no file.
+_NOWHERE = {**dict.fromkeys(("HOME", *compilers.VARIABLES), "/proc"), MARKER: "/" * _PATH}
 
 
 class Begun:
@@ -37,7 +40,7 @@ class Begun:
                 self.output = resources.enter_context(tempfile.TemporaryFile())
                 self.process = subprocess.Popen(
                     command,
-                    env=children.environment(environ) | {"HOME": "/nonexistent", MARKER: "/" * _PATH},
+                    env=children.environment(environ) | _NOWHERE,
                     cwd="/",
                     stdin=subprocess.PIPE,
                     bufsize=0,
