@@ -1,5 +1,6 @@
 """The commands as a user meets them: what is printed, when they answer, how they end."""
 
+import contextlib
 import os
 import random
 import re
@@ -363,6 +364,31 @@ def test_ctrl_c_at_any_time(lab: Lab) -> None:
     assert status.state == "finished" and status.experiments.total == 2 and status.baseline
     assert not survivors(lab.root, lab.cache)
     assert [str(left) for left in lab.cache.glob("scratch/*/measurement-*")] == []
+
+
+def test_ctrl_c_that_is_held_down_says_one_line(lab: Lab) -> None:
+    """While a command waits for its patch, and a process imports already what a measurement needs."""
+    process = lab.start("try", *QUICK, "--patch", "-", stdin=subprocess.PIPE)
+    until(lambda: psutil.Process(process.pid).children(), process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("autoresearch: interrupted") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "-p", "nowhere.md"), ("run", *QUICK, "--agent", "nobody"), ("try", *QUICK), ("replay", "1")]
+)
+def test_a_command_that_fails_before_it_measures_leaves_no_process(lab: Lab, arguments: tuple[str, ...]) -> None:
+    marked = lab.at(lab.root, TORCH_MARK=str(lab.root))  # which all its processes are given
+    assert marked(*arguments).code in (1, 2)
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            left += [process] * (process.environ().get("TORCH_MARK") == str(lab.root))
+    assert left == []
 
 
 def test_ctrl_c_while_preparing(lab: Lab, tmp_path: Path) -> None:

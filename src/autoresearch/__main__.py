@@ -7,16 +7,16 @@ from typing import NoReturn
 
 from autoresearch.addresses import masked
 from autoresearch.errors import UserError
-from autoresearch.interrupts import listen
+from autoresearch.interrupts import ignore, listen
 from autoresearch.output import Unbreakable
 
 
 def main() -> NoReturn:
     """Run the command line. A user's error is one line on standard error; a bug keeps its traceback."""
     listen(signal.SIGINT)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as it may come, the ends of processes would be lost
     output = sys.stdout = Unbreakable(sys.stdout)
     code = _run()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end processes and remove folders
     output.flush()
     sys.exit(code or int(output.broken))
 
@@ -26,9 +26,12 @@ def _run() -> int:
         from autoresearch.cli import app
 
         code = app(standalone_mode=False) or 0
+        ignore()  # what is left is to end processes and remove folders: pressed again, it would only spoil that
     except UserError as error:
+        ignore()
         return _say(str(error), error.code)
     except KeyboardInterrupt:
+        ignore()
         code = 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # what Typer raises for a command line that it cannot read
@@ -36,7 +39,6 @@ def _run() -> int:
         command = getattr(getattr(error, "ctx", None), "command_path", "autoresearch")
         return _say(f"{' '.join(error.format_message().split()).rstrip('.')}. See `{command} --help`.", 2)
     if code == 130:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it would only spoil the end
         again = shlex.join(["autoresearch", *masked(sys.argv[1:])])
         return _say(f"interrupted; nothing is lost. The same command again goes on: {again}", 130)
     return int(code)

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL = ".partial"  # ends the name of what is being written
@@ -17,5 +17,6 @@ def written(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise

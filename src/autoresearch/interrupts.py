@@ -2,11 +2,13 @@
 
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _DEAF = {"__del__", "cb"}  # destructors, and the callback of an import's lock: what is raised there is dropped
+_FINALIZER = weakref.finalize.__call__.__code__  # and there
 
 
 def listen(*numbers: int) -> None:
@@ -17,9 +19,16 @@ def listen(*numbers: int) -> None:
             signal.signal(number, _interrupt)
 
 
+def ignore() -> None:
+    """Hear none of them any more."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupt(_: int, frame: FrameType | None) -> None:
     while frame:
-        if frame.f_code.co_name in _DEAF:
+        if frame.f_code.co_name in _DEAF or frame.f_code is _FINALIZER:
             signal.setitimer(signal.ITIMER_REAL, 0.02)
             return
         frame = frame.f_back

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -157,8 +158,9 @@ class TestCommand:
         class Popen(subprocess.Popen):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
-                wait_for(tmp_path / "pid")
-                raise KeyboardInterrupt
+                if "pass_fds" in kwargs:  # what becomes the command
+                    wait_for(tmp_path / "pid")
+                    raise KeyboardInterrupt
 
         code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
         model = command(tmp_path, code)
@@ -177,25 +179,22 @@ class TestCommand:
                 pass
             open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
             assert os.getpid() == os.getpgid(0) == os.getsid(0)
+            print("x" * 10_000_000, flush=True)
             time.sleep(600)
             """
-        with pytest.raises(ModelUnavailable, match="did not finish"):
-            command(tmp_path, code, limit=1.0).complete(MESSAGES)
+        with pytest.raises(ModelUnavailable, match="printed more"):
+            command(tmp_path, code).complete(MESSAGES)
         assert gone(wait_for(tmp_path / "pid"))
 
     def test_it_finds_signals_descriptors_and_children_as_a_shell_would_leave_them(self, tmp_path):
-        code = r"""
-            import os
-            ignored = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("SigIgn"))
-            print(ignored, len(os.listdir("/proc/self/fd")), open(f"/proc/self/task/{os.getpid()}/children").read())
-            """
-        if not Path("/proc/self/status").exists():
+        if not Path("/proc/self/task").exists():
             pytest.skip("processes are looked at through /proc")
-        script = tmp_path / "agent.py"
-        script.write_text(textwrap.dedent(code))
-        shell = ["sh", "-c", f"exec {sys.executable} {script}"]
-        expected = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
-        assert command(tmp_path, code).complete(MESSAGES).text == expected
+        code = "grep SigIgn /proc/self/status; echo /proc/self/fd/*; cat /proc/$$/task/$$/children"
+        (tmp_path / "agent.sh").write_text(code)
+        shell = subprocess.run(["sh", tmp_path / "agent.sh"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        found = CommandModel(f"sh '{tmp_path}/agent.sh'", dict(os.environ)).complete(MESSAGES).text
+        assert re.sub("[0-9]+ $", "", found) == re.sub("[0-9]+ $", "", shell.stdout)
+        assert found.startswith("SigIgn:") and not int(found.split()[1], 16) & 0x1001000  # SIGXFSZ and SIGPIPE
 
     def test_a_command_that_cannot_be_started_has_a_remedy(self, tmp_path):
         script = tmp_path / "agent"

@@ -11,23 +11,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-# Becomes the command, once there is a guard, which kills the command's process group when the pipe is closed of which
-# only the house holds the other end, unless a dot came first. So whatever interrupts or kills the house, and be it
-# before that knows of this process, the command does not stay behind. Portable, and takes grandchildren along.
+# Reads a pipe to which only the house and what becomes the command write: the command's process id, and a dot once it
+# has ended. No dot by the end of the pipe: the house was interrupted or killed, and the command must not stay behind.
+# Portable, and takes grandchildren along.
+_GUARD = """\
+import os, signal, sys
+said = sys.stdin.buffer.read()
+if said and not said.endswith(b"."):
+    try:
+        os.killpg(int(said), signal.SIGKILL)
+    except OSError:
+        pass
+"""
+# Becomes the command. It is this that tells the guard of it, since the house may be interrupted before it knows.
 _START = """\
 import os, signal, sys
-house, told = int(sys.argv[1]), int(sys.argv[2])
-os.set_inheritable(house, False)
-os.set_inheritable(told, False)
-command, between = os.getpid(), os.fork()
-if between == 0:
-    os.setsid()
-    if os.fork() == 0:
-        os.close(told)
-        if os.read(house, 1) != b".":
-            os.killpg(command, signal.SIGKILL)
-    os._exit(0)
-os.waitpid(between, 0)
+guard, told = int(sys.argv[1]), int(sys.argv[2])
+os.write(guard, b"%d" % os.getpid())
+for fd in (guard, told):
+    os.set_inheritable(fd, False)
 for number in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(number, signal.SIG_DFL)
 try:
@@ -35,6 +37,7 @@ try:
 except OSError as error:
     os.write(told, b"%d" % error.errno)
 """
+_PYTHON = (sys.executable, "-I", "-S", "-c")
 _GLANCE = 0.05  # seconds between looks at the process and at the size of its output
 
 
@@ -73,10 +76,11 @@ def _guarded(
     command: Sequence[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command, in a session of its own: all of its group is killed on the way out."""
-    with _pipe() as (house, ours), _pipe() as (told, theirs):
-        passed = (house.fileno(), theirs.fileno())
+    with _pipe() as (watched, guarding), _pipe() as (told, telling):
+        guard = subprocess.Popen([*_PYTHON, _GUARD], stdin=watched, start_new_session=True)
+        passed = (guarding.fileno(), telling.fileno())
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _START, *map(str, passed), *command],
+            [*_PYTHON, _START, *map(str, passed), *command],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -85,7 +89,7 @@ def _guarded(
             start_new_session=True,
         )
         try:
-            theirs.close()
+            telling.close()
             if failed := told.read():  # its end comes as the command takes over
                 raise OSError(int(failed), os.strerror(int(failed)))
             yield process
@@ -95,7 +99,9 @@ def _guarded(
             while _exit_code(process) is None:
                 time.sleep(0.001)
             with contextlib.suppress(BrokenPipeError):
-                ours.write(b".")
+                guarding.write(b".")
+            guarding.close()
+            guard.wait()
 
 
 @contextlib.contextmanager

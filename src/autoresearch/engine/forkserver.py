@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from autoresearch import compilers
 from autoresearch.engine import children
@@ -34,16 +35,16 @@ class Begun:
         """environ: the caller's. EngineError if Python cannot be started."""
         _allow_more_files()
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
-            ours, theirs = map(resources.enter_context, socket.socketpair())
-            command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
             try:
+                ours, theirs = map(resources.enter_context, socket.socketpair())
+                told, telling = _pipe(resources)
+                command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
                 self.output = resources.enter_context(tempfile.TemporaryFile())
                 self.process = subprocess.Popen(
                     command,
                     env=children.environment(environ) | _NOWHERE,
                     cwd="/",
-                    stdin=subprocess.PIPE,
-                    bufsize=0,
+                    stdin=told,
                     stdout=self.output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -51,17 +52,16 @@ class Begun:
                 )
             except OSError as error:
                 raise _no_python(str(error)) from error
-            assert self.process.stdin
-            self._told = resources.enter_context(self.process.stdin)
+            told.close()
             theirs.close()
-            self.forks = Forks(ours)
-            resources.callback(_stop, self.process, self.forks)
+            self._telling, self.forks = telling, Forks(ours)
+            resources.callback(_stop, self.process, self.forks, telling)
             self.close = weakref.finalize(self, resources.pop_all().close)  # again is nothing
 
     def tell(self, line: str) -> None:
         """One of the two lines that it waits for."""
         with contextlib.suppress(BrokenPipeError):  # if it has ended, its server's `check` says so
-            self._told.write(line.encode() + b"\n")
+            self._telling.write(line.encode() + b"\n")
 
 
 class ForkServer:
@@ -172,9 +172,10 @@ def _folder(resources: contextlib.ExitStack, scratch: Path, begun: Begun) -> Pat
     return home
 
 
-def _stop(process: subprocess.Popen[bytes], forks: Forks) -> None:
+def _stop(process: subprocess.Popen[bytes], forks: Forks, telling: IO[bytes]) -> None:
     forks.close()
-    process.terminate()  # it looks up, and finds its line closed; or it has not got so far
+    telling.close()
+    process.terminate()  # it looks up, and finds its lines closed; or it has not got so far
     try:
         process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -191,8 +192,16 @@ def _punched(file: int, length: int) -> bool:
     return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
 
 
+def _pipe(resources: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    read, write = os.pipe()
+    return resources.enter_context(os.fdopen(read, "rb", 0)), resources.enter_context(os.fdopen(write, "wb", 0))
+
+
 def _no_python(why: str) -> EngineError:
-    return EngineError(f"Python cannot be started: {why.rstrip('.')}.", "Check the installation and free memory.")
+    return EngineError(
+        f"Python cannot be started: {why.rstrip('.')}.",
+        "Check the installation, free memory, and the room for temporary files.",
+    )
 
 
 def _allow_more_files() -> None:
