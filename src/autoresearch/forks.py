@@ -33,6 +33,11 @@ def own_folders(folder: Path) -> dict[str, str]:
     return {"HOME": str(folder), "TMPDIR": str(temporary)}
 
 
+def order(env: Mapping[str, str], folder: Path, task: object) -> str:
+    """What a process is to be told, in one line of JSON: its environment, where it works, and its task."""
+    return json.dumps({"env": dict(env), "folder": str(folder), "task": task})
+
+
 class Gone(Exception):
     """The fork server has ended, and so has what it had forked."""
 
@@ -58,10 +63,10 @@ class Forks:
         log: a descriptor for what it prints. fds: those it finds from FIRST on. It has no others.
         """
         self._last += 1
-        with tempfile.TemporaryFile(dir=folder) as order:
-            order.write(json.dumps({"env": dict(env), "folder": str(folder), "task": task}).encode())
-            order.seek(0)
-            self._send(mode, self._last, order.fileno(), log, *fds)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(order(env, folder, task).encode())
+            file.seek(0)
+            self._send(mode, self._last, file.fileno(), log, *fds)
         return self._last
 
     def alive(self) -> bool:

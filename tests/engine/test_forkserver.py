@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from autoresearch.engine.forkserver import Begun
 from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import EngineError
+from autoresearch.forks import order
 from tests.engine.test_local import body, folders, survivors
 
 KILL = "import psutil, time\npsutil.Process().parent().parent().kill()\ntime.sleep(600)"
@@ -92,7 +92,7 @@ def test_what_has_begun_for_nothing_goes_when_it_is_let_go_of():
 def test_what_has_begun_leaves_no_file_anywhere(tmp_path):
     """As torch does where it finds no folder for what it compiles."""
     with contextlib.closing(Begun({**os.environ, "TMPDIR": str(tmp_path)})) as begun:
-        begun.tell(json.dumps({"env": {}, "folder": "/", "task": "cpu"}))
+        begun.tell(order({}, Path("/"), "cpu"))
         begun.tell("")
         while not begun.forks.ready:
             assert begun.forks.alive()

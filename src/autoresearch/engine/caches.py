@@ -21,6 +21,7 @@ import tarfile
 from pathlib import Path
 
 from autoresearch import compilers
+from autoresearch.atomic import PARTIAL
 from autoresearch.engine.files import open_plain, remove
 
 LARGEST = 2 * 10**8  # bytes of a cache that is worth its copy, and is held in memory for that
@@ -80,7 +81,7 @@ def _content(name: str, folder: int, most: int) -> bytes | None:
 def keep(packed: bytes | None, kept: str) -> None:
     """Lay by what was compiled, if anything was, where the next copies are made from."""
     place = Path(kept)
-    partial = place.with_name(f"{place.name}.partial")
+    partial = place.with_name(place.name + PARTIAL)
     remove(place)
     remove(partial)
     if packed:

@@ -49,11 +49,12 @@ def environment(caller: Mapping[str, str]) -> dict[str, str]:
     }
     defaults = {
         "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    return defaults | allowed | {"PYTHONUNBUFFERED": "1"}
+    return defaults | allowed
 
 
 def own_environment(home: Path, compiled: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import os
 import resource
 import signal
@@ -13,12 +12,11 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from autoresearch import compilers
 from autoresearch.engine import children
 from autoresearch.errors import EngineError
-from autoresearch.forks import MARKER, Forks, Gone, Mode
+from autoresearch.forks import MARKER, Forks, Gone, Mode, order
 
 _PATIENCE = 15.0  # seconds for the server to end what it forked
 _FILES = 16384  # that may be open
@@ -37,14 +35,14 @@ class Begun:
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             try:
                 ours, theirs = map(resources.enter_context, socket.socketpair())
-                told, telling = _pipe(resources)
+                told, telling = map(resources.enter_context, socket.socketpair())
                 command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
                 self.output = resources.enter_context(tempfile.TemporaryFile())
                 self.process = subprocess.Popen(
                     command,
                     env=children.environment(environ) | _NOWHERE,
                     cwd="/",
-                    stdin=told,
+                    stdin=told.fileno(),
                     stdout=self.output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -60,8 +58,8 @@ class Begun:
 
     def tell(self, line: str) -> None:
         """One of the two lines that it waits for."""
-        with contextlib.suppress(BrokenPipeError):  # if it has ended, its server's `check` says so
-            self._telling.write(line.encode() + b"\n")
+        with contextlib.suppress(ConnectionError):  # if it has ended, its server's `check` says so
+            self._telling.sendall(line.encode() + b"\n")
 
 
 class ForkServer:
@@ -86,8 +84,7 @@ class ForkServer:
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = _folder(resources, scratch, begun)
             children.record(home, begun.process.pid)
-            own = children.own_environment(home, home / "compiled")
-            begun.tell(json.dumps({"env": own, "folder": str(home), "task": device}))
+            begun.tell(order(children.own_environment(home, home / "compiled"), home, device))
             begun.tell(",".join(mechanisms()))
             self._resources = resources.pop_all()
 
@@ -172,7 +169,7 @@ def _folder(resources: contextlib.ExitStack, scratch: Path, begun: Begun) -> Pat
     return home
 
 
-def _stop(process: subprocess.Popen[bytes], forks: Forks, telling: IO[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], forks: Forks, telling: socket.socket) -> None:
     forks.close()
     telling.close()
     process.terminate()  # it looks up, and finds its lines closed; or it has not got so far
@@ -190,11 +187,6 @@ def _punched(file: int, length: int) -> bool:
     if fallocate is None:
         return False
     return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
-
-
-def _pipe(resources: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
-    read, write = os.pipe()
-    return resources.enter_context(os.fdopen(read, "rb", 0)), resources.enter_context(os.fdopen(write, "wb", 0))
 
 
 def _no_python(why: str) -> EngineError:

@@ -34,14 +34,12 @@ def main(fd: int) -> None:
     """Serve until the line is closed."""
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
-    if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
-        with preload.importing():
+    with preload.importing():
+        if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
             preload.harness()
-            device = _become(json.loads(_told()))
-            if device == "cuda":
-                preload.compiler()
-    else:
         device = _become(json.loads(_told()))
+        if device == "cuda":
+            preload.compiler()
     mechanisms = _told()
     if device == "cuda" and mechanisms:
         make_devices()
