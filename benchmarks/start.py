@@ -47,7 +47,8 @@ main()
 
 def timed(lab: Lab, source: Path, tag: str) -> dict[str, float]:
     """Of one command, with the package in this folder. SystemExit if it fails."""
-    environ = {**lab.environ(), "PYTHONPATH": str(source)}
+    paths = (str(source), *filter(None, [os.environ.get("PYTHONPATH")]))
+    environ = {**lab.environ(), "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", TIMED, *RUN, "--tag", tag]
     done = subprocess.run(command, cwd=lab.root, env=environ, capture_output=True, text=True)
     if done.returncode:

@@ -30,7 +30,7 @@ from autoresearch.report.printing import put
 from autoresearch.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from autoresearch.engine.forkserver import Begun
+    from autoresearch.engine.begun import Begun
     from autoresearch.lab import Lab
     from autoresearch.records import Program
 
@@ -374,7 +374,7 @@ def _begin() -> "Begun":
     Ctrl-C, and a lost terminal (SIGHUP) ends nothing."""
     listen(signal.SIGTERM)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from autoresearch.engine.forkserver import Begun
+    from autoresearch.engine.begun import Begun
 
     return Begun(os.environ)
 

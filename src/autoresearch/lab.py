@@ -14,7 +14,7 @@ from autoresearch.agent.calls import Terms
 from autoresearch.agent.given import GivenAgent
 from autoresearch.agent.select import default_agent, keys_set, make_agent
 from autoresearch.corpus import sources, store
-from autoresearch.engine.forkserver import Begun
+from autoresearch.engine.begun import Begun
 from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.sandbox import Mode
 from autoresearch.errors import CorpusError, LedgerError, Misuse

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoresearch.engine.forkserver import Begun
+from autoresearch.engine.begun import Begun
 from autoresearch.engine.sandbox import OFF
 from autoresearch.errors import EngineError
 from autoresearch.forks import order

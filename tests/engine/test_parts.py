@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch.engine import device, fingerprint, gpus
-from autoresearch.engine.children import environment, own_environment
+from autoresearch.engine import device, environment, fingerprint, gpus
 from autoresearch.engine.events import Tail
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.errors import EngineError
@@ -20,7 +19,7 @@ def test_environment_is_an_allow_list(tmp_path):
         "TORCHINDUCTOR_CACHE_DIR": "/shared",
         "SSH_AUTH_SOCK": "s",
     }
-    env = environment(caller) | own_environment(tmp_path / "home", tmp_path / "compiled")
+    env = environment.passed_on(caller) | environment.own(tmp_path / "home", tmp_path / "compiled")
     assert env["PATH"] == "/bin"
     assert env["CUDA_VISIBLE_DEVICES"] == "1"
     assert env["HOME"] == str(tmp_path / "home")

@@ -304,7 +304,7 @@ def test_a_server_that_does_not_answer_is_ended_with_all_below_it(server, tmp_pa
     task = Task(server, tmp_path / "task", STALL)
     worker = task.worker
     monkeypatch.setattr(forks, "_PATIENCE", 0.5)
-    monkeypatch.setattr("autoresearch.engine.forkserver._PATIENCE", 0.5)
+    monkeypatch.setattr("autoresearch.engine.begun._PATIENCE", 0.5)
     os.kill(server.pid, signal.SIGSTOP)
     server.end(task.number)
     assert not alive(server.pid)

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch import nn
 
-from autoresearch.harness.weights import check, load, save
+from autoresearch.harness.weights import check, load, make_room, save
 
 DEVICES = [
     "cpu",
@@ -42,6 +42,33 @@ def test_all_that_is_saved_is_loaded(device, tmp_path):
     assert other.tied.weight is other.first.weight
     names = load_file(tmp_path / "weights").keys()
     assert names == saved.keys() - {"tied.weight"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_saving_finds_the_room_that_was_made_for_it(tmp_path):
+    def allocations() -> int:
+        return torch.cuda.host_memory_stats()["num_host_alloc"]
+
+    before = allocations()
+    make_room(Model().to("meta"))
+    made = allocations()
+    assert made > before
+    save(Model().to("cuda"), tmp_path / "weights")
+    assert allocations() == made
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_without_room_saving_does_without(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    model = Model().to("cuda")
+    monkeypatch.setattr(torch, "empty", full)
+    save(model, tmp_path / "weights")
+    monkeypatch.undo()
+    assert torch.equal(load_file(tmp_path / "weights")["left"], model.left.cpu())
 
 
 def test_a_file_of_safetensors_own_is_loaded(tmp_path):

@@ -8,15 +8,13 @@ scan finds it there whatever it did to its parents.
 
 import contextlib
 import os
-import site
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, Field
 
-from autoresearch import compilers
 from autoresearch.atomic import written
 from autoresearch.engine.files import RECORD, read_plain, remove
 from autoresearch.errors import EngineError
@@ -24,42 +22,6 @@ from autoresearch.forks import MARKER
 
 _PATIENCE = 15.0  # seconds for killed processes to go
 _PROCESSES = "children.json"
-_PASSED_ON = (
-    "PATH",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "PYTHONPATH",
-    "VIRTUAL_ENV",
-)
-_PASSED_ON_FAMILIES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRITON_", "NCCL_")
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-
-
-def environment(caller: Mapping[str, str]) -> dict[str, str]:
-    """What a child gets of the caller's environment: an allow-list, and what suits it."""
-    allowed = {
-        name: value
-        for name, value in caller.items()
-        if (name in _PASSED_ON or name.startswith(_PASSED_ON_FAMILIES)) and not any(word in name for word in _SECRET)
-    }
-    defaults = {
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
-        "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
-    }
-    return defaults | allowed
-
-
-def own_environment(home: Path, compiled: Path) -> dict[str, str]:
-    """And what it has for itself. home: the measurement's folder. compiled: for compiler caches."""
-    return {"HOME": str(home), MARKER: str(home), **compilers.variables(compiled)}
 
 
 class _Record(BaseModel):

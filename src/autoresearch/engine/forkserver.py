@@ -1,65 +1,15 @@
-"""The fork server of an engine: begun before all else, so that it imports meanwhile, and anew if it has ended."""
+"""The fork server of an engine, which is begun anew if it has ended, and the children that are forked of it."""
 
 import contextlib
 import ctypes
 import os
-import resource
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from autoresearch import compilers
-from autoresearch.engine import children
-from autoresearch.errors import EngineError
-from autoresearch.forks import MARKER, Forks, Gone, Mode, order
-
-_PATIENCE = 15.0  # seconds for the server to end what it forked
-_FILES = 16384  # that may be open
-_PATH = 4096  # bytes, which no path has: room for the mark of a process, which it gets as it is told its folder
-# Until then: a folder that is there, as torch wants one as it is imported, and takes no file.
-_NOWHERE = {**dict.fromkeys(("HOME", *compilers.VARIABLES), "/proc"), MARKER: "/" * _PATH}
-
-
-class Begun:
-    """One process of `harness.child`, which imports what any measurement needs and knows nothing yet of what it is for.
-    It ends with this object, at the latest."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        """environ: the caller's. EngineError if Python cannot be started."""
-        _allow_more_files()
-        with contextlib.ExitStack() as resources:  # all let go of, if something fails
-            try:
-                ours, theirs = map(resources.enter_context, socket.socketpair())
-                told, telling = map(resources.enter_context, socket.socketpair())
-                command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
-                self.output = resources.enter_context(tempfile.TemporaryFile())
-                self.process = subprocess.Popen(
-                    command,
-                    env=children.environment(environ) | _NOWHERE,
-                    cwd="/",
-                    stdin=told.fileno(),
-                    stdout=self.output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=(theirs.fileno(),),
-                )
-            except OSError as error:
-                raise _no_python(str(error)) from error
-            told.close()
-            theirs.close()
-            self._telling, self.forks = telling, Forks(ours)
-            resources.callback(_stop, self.process, self.forks, telling)
-            self.close = weakref.finalize(self, resources.pop_all().close)  # again is nothing
-
-    def tell(self, line: str) -> None:
-        """One of the two lines that it waits for."""
-        with contextlib.suppress(ConnectionError):  # if it has ended, its server's `check` says so
-            self._telling.sendall(line.encode() + b"\n")
+from autoresearch.engine import children, environment
+from autoresearch.engine.begun import Begun, no_python
+from autoresearch.forks import Gone, Mode, order
 
 
 class ForkServer:
@@ -84,7 +34,7 @@ class ForkServer:
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = _folder(resources, scratch, begun)
             children.record(home, begun.process.pid)
-            begun.tell(order(children.own_environment(home, home / "compiled"), home, device))
+            begun.tell(order(environment.own(home, home / "compiled"), home, device))
             begun.tell(",".join(mechanisms()))
             self._resources = resources.pop_all()
 
@@ -101,7 +51,7 @@ class ForkServer:
             self._begun.output.seek(0)
             lines = self._begun.output.read().decode(errors="replace").split("\n")
             end = f"it was ended by signal {-code}" if code < 0 else "it ended at once"
-            raise _no_python(next((line for line in reversed(lines) if line.strip()), end))
+            raise no_python(next((line for line in reversed(lines) if line.strip()), end))
 
     def end(self, number: int) -> None:
         """End one of its processes, with all below it; or, if that cannot be, all of them and the server."""
@@ -169,17 +119,6 @@ def _folder(resources: contextlib.ExitStack, scratch: Path, begun: Begun) -> Pat
     return home
 
 
-def _stop(process: subprocess.Popen[bytes], forks: Forks, telling: socket.socket) -> None:
-    forks.close()
-    telling.close()
-    process.terminate()  # it looks up, and finds its lines closed; or it has not got so far
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _punched(file: int, length: int) -> bool:
     """Whether the beginning of a file, so many bytes, is a hole now; its length and the rest stay as they are."""
     fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
@@ -187,17 +126,3 @@ def _punched(file: int, length: int) -> bool:
     if fallocate is None:
         return False
     return bool(fallocate(file, hole, ctypes.c_int64(0), ctypes.c_int64(max(length, 1))) == 0)
-
-
-def _no_python(why: str) -> EngineError:
-    return EngineError(
-        f"Python cannot be started: {why.rstrip('.')}.",
-        "Check the installation, free memory, and the room for temporary files.",
-    )
-
-
-def _allow_more_files() -> None:
-    """Raise the soft limit of open files well above that of candidates: `sandbox.confine` says why."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_FILES, hard)), hard))

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 
 from autoresearch.engine import children, faults
+from autoresearch.engine.begun import Begun
 from autoresearch.engine.device import cpu_name, describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
-from autoresearch.engine.forkserver import Begun, ForkServer
+from autoresearch.engine.forkserver import ForkServer
 from autoresearch.engine.gpus import visible_gpus
 from autoresearch.engine.measuring import Measuring
 from autoresearch.engine.sandbox import Mode, Sandbox, choose

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoresearch import steady
-from autoresearch.engine import caches, children
+from autoresearch.engine import caches, children, environment
 from autoresearch.engine.events import Tail
 from autoresearch.engine.files import remove, size
 from autoresearch.engine.forkserver import Child, ForkServer
@@ -94,8 +94,8 @@ class Site:
     ) -> Iterator[Child]:
         """A child of the measurement in `home`. own: environment beside that which all have. In the end none of its
         processes is left, and its output is kept."""
-        folders = children.own_environment(home, self.compiled(mode))
-        env = {**children.environment(self.bench.environ), **folders, **own}
+        folders = environment.own(home, self.compiled(mode))
+        env = {**environment.passed_on(self.bench.environ), **folders, **own}
         if not self._homes:  # else the other child is to learn of the server's end before there is a new one
             self._server = self.server()
         child = Child(self._server, mode, task, home / f"{mode}.log", env, *fds)

@@ -35,11 +35,14 @@ def main(fd: int) -> None:
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
     with preload.importing():
-        if sys.platform == "linux":  # Apple's frameworks do not survive a fork: there, each child imports for itself
-            preload.harness()
+        ahead = (
+            sys.platform == "linux"
+        )  # Apple's frameworks do not survive a fork: there, each child imports for itself
+        if ahead:
+            preload.first()
         device = _become(json.loads(_told()))
-        if device == "cuda":
-            preload.compiler()
+        if ahead:
+            preload.rest(device)
     mechanisms = _told()
     if device == "cuda" and mechanisms:
         make_devices()

@@ -78,13 +78,17 @@ def importing() -> Iterator[None]:
     gc.freeze()  # or the first collection in a child would copy all memory that it shares with this process
 
 
-def harness() -> None:
-    """What every child needs. ImportError if it cannot be imported."""
-    _import(_NEEDED)
+def first() -> None:
+    """What all else is built on, and takes longer than the device takes to be known. ImportError if it is not there."""
+    importlib.import_module("torch")
 
 
-def compiler() -> None:
-    """What compiles for a GPU, as far as it is there."""
+def rest(device: str) -> None:
+    """What every child needs, and what compiles for a GPU, as far as that is there. ImportError if it cannot be
+    imported."""
+    if device != "cuda":
+        _import(_NEEDED)
+        return
     import torch
 
     there = mock.patch.object(torch.cuda, "_device_count_nvml", lambda: 1, create=True)
@@ -93,6 +97,7 @@ def compiler() -> None:
         _import(_TRITON, Exception)
         beside.submit(_load_driver)
         beside.submit(_hash_triton)
+        _import(_NEEDED)
         _import(_COMPILER, Exception)  # torch moves its parts about; what is missing is imported in time
         with contextlib.suppress(Exception):
             _hash_torch()  # so many small files that a thread would hold up more than it saves

@@ -35,7 +35,7 @@ class Run:
         self.seed = task.seed
         self.device = torch.device(task.device)
         self.progress = 0.0
-        self._awake = wake(self.device, training=True)
+        self._awake = wake(self.device, shapes)
         self._task = task
         self._phases = phases
         self._shapes = shapes

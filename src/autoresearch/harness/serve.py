@@ -85,7 +85,7 @@ class _Batch:
 
 def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
-    awake = wake(torch.device(task.device), training=False)
+    awake = wake(torch.device(task.device))
     batches = [_Batch(task), _Batch(task)]
     model = stored = None
     try:

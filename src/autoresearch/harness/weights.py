@@ -7,6 +7,7 @@ written one by one.
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,7 +23,15 @@ def save(model: nn.Module, path: Path) -> None:
         whole = tensor.untyped_storage().nbytes() == tensor.nbytes and place not in memory
         alone[name] = tensor if whole else tensor.clone()
         memory.add(place)
-    save_file(alone, path)
+    save_file(_on_host(alone), path)
+
+
+def make_room(shapes: nn.Module) -> None:
+    """Have page-locked memory ready for `save`, which takes a while to be had: torch keeps what is let go of.
+
+    shapes: the model, on the meta device. RuntimeError if there is not so much.
+    """
+    _page_locked(shapes.state_dict())
 
 
 def load(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -46,6 +55,25 @@ def check(model: nn.Module, built: nn.Module) -> None:
         if name in own and own[name].shape != parameter.shape:
             there, here = list(parameter.shape), list(own[name].shape)
             raise RuntimeError(f"{name} is {here}, but in the model that build_model makes {there}")
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those on CUDA, all under way at once; or the same, for whoever writes them to fetch one by one."""
+    on_cuda = {name: tensor for name, tensor in tensors.items() if tensor.is_cuda}
+    try:
+        copies = _page_locked(on_cuda)
+    except RuntimeError:
+        return dict(tensors)
+    for name, tensor in on_cuda.items():
+        copies[name].copy_(tensor, non_blocking=True)
+    if on_cuda:
+        torch.cuda.synchronize()
+    return {**tensors, **copies}
+
+
+def _page_locked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Room for tensors of these shapes and types, which a GPU fills by itself."""
+    return {name: torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for name, one in tensors.items()}
 
 
 def _names(tensors: Mapping[str, Tensor]) -> list[list[str]]:
