@@ -71,6 +71,10 @@ def test_without_room_saving_does_without(tmp_path, monkeypatch):
     assert torch.equal(load_file(tmp_path / "weights")["left"], model.left.cpu())
 
 
+def test_no_room_is_taken_for_what_is_too_large():
+    make_room(nn.Linear(2**16, 2**15, device="meta"))  # or without CUDA this would fail
+
+
 def test_a_file_of_safetensors_own_is_loaded(tmp_path):
     class Tied(nn.Module):
         def __init__(self) -> None:

@@ -35,9 +35,8 @@ def main(fd: int) -> None:
     parent, line = os.getppid(), socket.socket(fileno=fd)
     line.set_inheritable(False)
     with preload.importing():
-        ahead = (
-            sys.platform == "linux"
-        )  # Apple's frameworks do not survive a fork: there, each child imports for itself
+        # Apple's frameworks do not survive a fork: there, each child imports for itself.
+        ahead = sys.platform == "linux"
         if ahead:
             preload.first()
         device = _become(json.loads(_told()))

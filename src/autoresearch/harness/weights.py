@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+_MOST = 2**32  # bytes of weights that are held in page-locked memory, of which the machine has no other use meanwhile
+
 
 def save(model: nn.Module, path: Path) -> None:
     """Write them. OSError, or what safetensors raises, if that cannot be done."""
@@ -29,7 +31,7 @@ def save(model: nn.Module, path: Path) -> None:
 def make_room(shapes: nn.Module) -> None:
     """Have page-locked memory ready for `save`, which takes a while to be had: torch keeps what is let go of.
 
-    shapes: the model, on the meta device. RuntimeError if there is not so much.
+    shapes: the model, on the meta device; if it is too large, nothing is done. RuntimeError if there is not so much.
     """
     _page_locked(shapes.state_dict())
 
@@ -59,20 +61,21 @@ def check(model: nn.Module, built: nn.Module) -> None:
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of those on CUDA, all under way at once; or the same, for whoever writes them to fetch one by one."""
-    on_cuda = {name: tensor for name, tensor in tensors.items() if tensor.is_cuda}
     try:
-        copies = _page_locked(on_cuda)
+        copies = _page_locked({name: tensor for name, tensor in tensors.items() if tensor.is_cuda})
     except RuntimeError:
         return dict(tensors)
-    for name, tensor in on_cuda.items():
-        copies[name].copy_(tensor, non_blocking=True)
-    if on_cuda:
+    for name, copy in copies.items():
+        copy.copy_(tensors[name], non_blocking=True)
+    if copies:
         torch.cuda.synchronize()
     return {**tensors, **copies}
 
 
 def _page_locked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Room for tensors of these shapes and types, which a GPU fills by itself."""
+    """Room for tensors of these shapes and types, which a GPU fills by itself; none if that is too much."""
+    if sum(tensor.nbytes for tensor in tensors.values()) > _MOST:
+        return {}
     return {name: torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for name, one in tensors.items()}
 
 
