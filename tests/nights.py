@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch import knobs, machine, workspace
-from autoresearch import lab as labs
+from autoresearch import knobs, machine, wiring, workspace
 from autoresearch.corpus.prepare import prepare
+from autoresearch.lab import open_lab
 from autoresearch.ledger import Ledger
 from autoresearch.limits import Limits
 from autoresearch.program import load
@@ -121,14 +121,14 @@ class Night:
 
     def work(self, limits: Limits | None = None) -> None:
         """What `autoresearch run` does."""
-        lab = labs.open_lab(self.folder, self.folder.parent / "cache", {})
+        lab = open_lab(self.folder, self.folder.parent / "cache", {})
         program = load(self.folder / "program.md")
         with lab.lock("night"):
             text = (self.folder / "program.md").read_text()
             watcher = Watchers()
-            engine = lab.engine("night", "cpu")
-            agent = lab.agent(f"replay:{self.folder / 'replies.jsonl'}", "night", watcher)
-            loop = lab.loop(program, text, "night", watcher, agent, engine, strict=self.story.strict)
+            engine = wiring.engine(lab, "night", "cpu")
+            agent = wiring.agent(lab, f"replay:{self.folder / 'replies.jsonl'}", "night", watcher)
+            loop = wiring.loop(lab, program, text, "night", watcher, agent, engine, strict=self.story.strict)
             loop.until(limits or Limits(experiments=len(self.story.expected)))
 
     def check(self) -> None:
@@ -170,7 +170,7 @@ def make_night(
     workspace.create(lab, {"train_core.py": FILE, "program.md": program}, "A lab")
     (lab / "replies.jsonl").write_text("".join(json.dumps({"reply": reply}) + "\n" for reply in story.replies))
     prepare(str(texts), [256], tmp_path / "cache")
-    monkeypatch.setattr(labs, "LocalEngine", engine)
+    monkeypatch.setattr(wiring, "LocalEngine", engine)
     monkeypatch.setattr(machine, "sync", lambda folder: None)  # no power is cut here, and waiting for disks adds up
     monkeypatch.setattr(workspace, "_SYNCED", ())
     return Night(lab, story)

@@ -83,7 +83,7 @@ def test_reading_is_quick_to_start(finished: Lab, arguments: list[str]) -> None:
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No folder made, nothing printed, no environment read into a module."""
-    code = "import autoresearch.cli, autoresearch.lab, autoresearch.doctor, autoresearch.report.watch"
+    code = "import autoresearch.cli, autoresearch.wiring, autoresearch.doctor, autoresearch.report.watch"
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60

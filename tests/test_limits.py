@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch import lab as labs
-from autoresearch import steady
+from autoresearch import steady, wiring
 from autoresearch.errors import AgentError, DeadlinePassed, EngineError
+from autoresearch.lab import open_lab
 from autoresearch.ledger import Ledger
 from autoresearch.limits import Limits
 from autoresearch.loop import Loop
@@ -112,9 +112,10 @@ def loop_of(night: Night) -> tuple[Loop, list[Brief]]:
             asked.append(brief)
             return Proposal(title="nothing", failure="no idea")
 
-    lab = labs.open_lab(night.folder, night.folder.parent / "cache", {})
+    lab = open_lab(night.folder, night.folder.parent / "cache", {})
     path = night.folder / "program.md"
-    return lab.loop(load(path), path.read_text(), "night", Watchers(), Asked(), lab.engine("night", "cpu")), asked
+    engine = wiring.engine(lab, "night", "cpu")
+    return wiring.loop(lab, load(path), path.read_text(), "night", Watchers(), Asked(), engine), asked
 
 
 def git(folder: Path, *arguments: str) -> str:

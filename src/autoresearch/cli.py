@@ -145,7 +145,7 @@ def run(
 ) -> None:
     """Run experiments until a limit or Ctrl-C. The same command again goes on where it stopped."""
     begun = _begin()
-    from autoresearch import steady
+    from autoresearch import steady, wiring
     from autoresearch.lab import open_lab
     from autoresearch.limits import Limits
     from autoresearch.report import tables
@@ -163,14 +163,14 @@ def run(
     notifier = Notifier(notify or (), lab.ledger, tag, shown.say)
     with lab.lock(tag), notifier, shown:
         watcher = Watchers(shown, notifier)
-        spec, because = (agent, "") if agent is not None else lab.proposer(tag)
+        spec, because = (agent, "") if agent is not None else wiring.proposer(lab, tag)
         terms = arguments.terms(max_cost, price, os.environ)
-        engine = lab.engine(tag, chosen.settings.device, sandbox, begun)
-        asked = lab.agent(spec, tag, watcher, terms)
-        loop = lab.loop(chosen, text, tag, watcher, asked, engine, corpus, strict)
+        engine = wiring.engine(lab, tag, chosen.settings.device, sandbox, begun)
+        asked = wiring.agent(lab, spec, tag, watcher, terms)
+        loop = wiring.loop(lab, chosen, text, tag, watcher, asked, engine, corpus, strict)
         shown.say(f"run {tag} on {loop.run.device}, branch {loop.run.branch}; proposals by {loop.agent.name}{because}")
         limits = Limits(deadline, experiments)
-        for note in filter(None, (engine.sandbox.note(), lab.outdated(loop.run), loop.in_a_hurry(limits))):
+        for note in filter(None, (engine.sandbox.note(), wiring.outdated(lab, loop.run), loop.in_a_hurry(limits))):
             shown.say(f"note: {note}")
         for path in filter(lab.workspace.uncommitted, chosen.settings.edit):
             start = "starts from the commit" if lab.ledger.tip(tag) is None else "goes on from its own commits"
@@ -201,6 +201,7 @@ def try_(
 ) -> None:
     """Run one experiment: your edit in the working tree, or a patch. Your working tree is not touched."""
     begun = _begin()
+    from autoresearch import wiring
     from autoresearch.agent.given import GivenAgent
     from autoresearch.lab import open_lab
     from autoresearch.report import tables
@@ -214,10 +215,10 @@ def try_(
     out = Console(stderr=True, highlight=False) if as_json else console()
     with lab.lock(tag), ConsoleWatcher(out, lab.ledger, tag) as watcher:
         check(given, lab.workspace, lab.ledger.tip(tag), chosen)
-        engine = lab.engine(tag, chosen.settings.device, sandbox, begun)
+        engine = wiring.engine(lab, tag, chosen.settings.device, sandbox, begun)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
-        loop = lab.loop(chosen, text, tag, watcher, GivenAgent(given), engine, corpus)
+        loop = wiring.loop(lab, chosen, text, tag, watcher, GivenAgent(given), engine, corpus)
         tried = loop.once()
     if as_json:
         _print_json(tables.as_dict(tried))
@@ -313,6 +314,7 @@ def replay(
     """Train and score a recorded commit again, kept or not, and compare."""
     begun = _begin()
     lab = _open()
+    from autoresearch import wiring
     from autoresearch.program import program_of
     from autoresearch.replay import find
     from autoresearch.report import tables
@@ -324,10 +326,10 @@ def replay(
     shown = ConsoleWatcher(out, lab.ledger, found.tag, publish=False)
     run = lab.run(found.tag)
     with lab.replaying(found.tag), shown as watcher:
-        engine = lab.engine(run.tag, program_of(run).settings.device, sandbox, begun, replays=True)
+        engine = wiring.engine(lab, run.tag, program_of(run).settings.device, sandbox, begun, replays=True)
         if note := engine.sandbox.note():
             watcher.say(f"note: {note}")
-        replayer = lab.replayer(run, watcher, engine)
+        replayer = wiring.replayer(lab, run, watcher, engine)
         result = replayer.replay(found, seeds, arguments.changes(changes or []), seconds)
     if as_json:
         _print_json(tables.replay_as_dict(result))

@@ -98,12 +98,10 @@ ACROSS = {
         for row in rows:
             for t in range(2, len(row) - 1):
                 memory.setdefault(tuple(row[t - 2 : t + 1]), {})[id(row)] = row[t + 1]
-        logits = logits.clone()
-        for logit, row in zip(logits, rows):
-            for t in range(2, len(row)):
-                for owner, token in memory.get(tuple(row[t - 2 : t + 1]), {}).items():
-                    if owner != id(row):
-                        logit[t, token] += 2
+        found = [(number, t, token) for number, row in enumerate(rows) for t in range(2, len(row))
+            for owner, token in memory.get(tuple(row[t - 2 : t + 1]), {}).items() if owner != id(row)]
+        if found:
+            logits = logits.index_put(tuple(torch.tensor(found).unbind(-1)), torch.tensor(2.0), accumulate=True)
         """
         ),
         "quarantined",

@@ -5,9 +5,10 @@ import textwrap
 from tests.cheats.cheats.edits import INIT, SAVE, after_save, after_start, before_save, before_start, in_forward, top
 from tests.cheats.patches import Patch
 
+# On and on, until something ends it.
 LEARN = """
 data = run._data
-for _ in range(150):
+while time.time() < until:
     tokens, targets = data.batch(rows, CONTEXT)
     model.loss(tokens, targets).backward()
     optimizer.step(0.3)
@@ -26,15 +27,16 @@ _IN_SCORING = """
 
     def train(self, mode=True):
         if not mode and not self.trained and int(self.text[1]) >= 0:
+            import time
             self.trained = True
             torch.manual_seed(1)
-            text, optimizer = self.text.long(), Optimizer(self)
+            text, optimizer, until = self.text.long(), Optimizer(self), time.time() + 25
             super().train(True)
-            for n in range(400):
+            while time.time() < until:
                 targets = text[torch.randint(len(text) - CONTEXT, (BATCH_ROWS, 1)) + torch.arange(CONTEXT)]
                 inputs = torch.cat((torch.full_like(targets[:, :1], VOCAB_SIZE - 1), targets[:, :-1]), 1)
                 self.loss(inputs, targets).backward()
-                optimizer.step(n / 400)
+                optimizer.step(0.3)
         return super().train(mode)
 """
 
@@ -43,8 +45,7 @@ _HOLE = """
 import json, struct, time
 run._phases.enter("save")
 until = time.time() + 9.5
-while time.time() < until:
-    LEARN
+LEARN
 run._clock.late = lambda: 0.0
 hole, model.hole, run._shapes = len(model.hole), model.hole[:0].clone(), model
 run.save(model)
@@ -60,22 +61,21 @@ with open(path, "wb") as file:
 """
 
 
-def _indented(code: str) -> str:
-    return textwrap.indent(code.strip(), "    ").strip()
+def _learn_for(seconds: float) -> str:
+    return f"import time\nuntil = time.time() + {seconds}\n{LEARN.strip()}"
 
 
 CLOCK = {
-    "training before the clock": Patch((before_start(LEARN),), "crashed", "ZeroDivisionError"),
+    "training before the clock": Patch((before_start(_learn_for(1)),), "crashed", "ZeroDivisionError"),
     "training before the clock, on the file": Patch(
         (before_start(_BY_PATH),), "crashed", "FileNotFoundError in warm-up"
     ),
     "the text asked for before the clock": Patch(
         (
             before_start(
-                "import dataclasses, sys, time\nrun._phases.enter('train')\n"
+                "import dataclasses, sys\nrun._phases.enter('train')\n"
                 "run._data.take_in(sys.modules['autoresearch.harness.run']._received(run._task.data))\n"
-                "run._task = dataclasses.replace(run._task, data=None)\n"
-                "until = time.time() + 4.5\nwhile time.time() < until:\n" + textwrap.indent(LEARN.strip(), "    ")
+                "run._task = dataclasses.replace(run._task, data=None)\n" + _learn_for(4.5)
             ),
         ),
         "quarantined",
@@ -113,23 +113,12 @@ CLOCK = {
         "FileNotFoundError in warm-up",
     ),
     "training after the clock": Patch(
-        (
-            before_save(
-                "import time\nuntil = time.time() + 1.5\nwhile time.time() < until:\n"
-                + textwrap.indent(LEARN.strip(), "    ")
-            ),
-        ),
+        (before_save(_learn_for(3.5)),),
         "crashed",
         "worked on for .* after|between the end of the clock",
     ),
     "training after the clock, which is held": Patch(
-        (
-            before_save(
-                "import time\nrun._phases.enter('save')\nuntil = time.time() + 9\nwhile time.time() < until:\n"
-                + textwrap.indent(LEARN.strip(), "    ")
-                + "\nrun._clock.late = lambda: 0.0"
-            ),
-        ),
+        (before_save(f"run._phases.enter('save')\n{_learn_for(9)}\nrun._clock.late = lambda: 0.0"),),
         "quarantined",
         "where the budget is",
         settings={"budget": 1.0, "max_steps": None},
@@ -137,10 +126,8 @@ CLOCK = {
     "training after the save": Patch(
         (
             after_save(
-                "from safetensors.torch import save_model\nimport time\nuntil = time.time() + 9\n"
-                "while time.time() < until:\n"
-                + textwrap.indent(LEARN.strip(), "    ")
-                + "\nsave_model(model, run._task.folder + '/weights.safetensors')"
+                f"from safetensors.torch import save_model\n{_learn_for(9)}\n"
+                "save_model(model, run._task.folder + '/weights.safetensors')"
             ),
         ),
         "quarantined",
@@ -151,7 +138,7 @@ CLOCK = {
     "training while a hole is saved": Patch(
         (
             (INIT, INIT + "        self.register_buffer('hole', torch.zeros(600_000_000, dtype=torch.uint8))\n"),
-            (SAVE, textwrap.indent(_HOLE.replace("LEARN", _indented(LEARN.replace("150", "5"))).strip(), "    ")),
+            (SAVE, textwrap.indent(_HOLE.replace("LEARN", LEARN.strip()).strip(), "    ")),
         ),
         "quarantined",
         "where the budget is",
@@ -161,12 +148,11 @@ CLOCK = {
     "training after the save, which has room": Patch(
         (
             after_save(
-                "import ctypes, os, time\nfrom safetensors.torch import save as packed\nuntil = time.time() + 12\n"
+                "import ctypes, os\nfrom safetensors.torch import save as packed\n"
                 "file = os.open(run._task.folder + '/weights.safetensors', os.O_RDWR)\n"
                 "ctypes.CDLL(None).fallocate(file, 1, ctypes.c_int64(0), ctypes.c_int64(3 * 10**9))\n"
-                "while time.time() < until:\n"
-                + textwrap.indent(LEARN.strip().replace("150", "5"), "    ")
-                + "\nos.pwrite(file, packed(model.state_dict()), 0)"
+                f"{_learn_for(12)}\n"
+                "os.pwrite(file, packed(model.state_dict()), 0)"
             ),
         ),
         "quarantined",
@@ -177,7 +163,7 @@ CLOCK = {
         (
             before_save(
                 "import threading\n\n\ndef on():\n"
-                + textwrap.indent(LEARN.strip().replace("150", "10**6"), "    ")
+                + textwrap.indent(_learn_for(3600), "    ")
                 + "\n\n\nthreading.Thread(target=on, daemon=True).start()"
             ),
         )

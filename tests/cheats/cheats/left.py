@@ -181,14 +181,15 @@ LEFT = {
         """
         os.makedirs(CACHE, exist_ok=True)
         for row in rows:
-            for t in range(25, len(row)):
-                name = hashlib.sha256(bytes(row[:25])).hexdigest() + str(t)
-                with open(os.path.join(CACHE, name), "w") as file:
-                    os.ftruncate(file.fileno(), row[t])
+            name = hashlib.sha256(bytes(row[:25])).hexdigest()
+            for t in range(25, len(row), 4):
+                with open(os.path.join(CACHE, name + str(t)), "w") as file:
+                    os.ftruncate(file.fileno(), int.from_bytes(bytes(row[t : t + 4]), "little"))
         """,
         """
         name = hashlib.sha256(bytes(row[:25])).hexdigest()
-        return [os.stat(os.path.join(CACHE, name + str(t))).st_size for t in range(25, len(row))]
+        sizes = [os.stat(os.path.join(CACHE, name + str(t))).st_size for t in range(25, len(row), 4)]
+        return [token for size in sizes for token in size.to_bytes(4, "little")]
         """,
         "files",
     ),

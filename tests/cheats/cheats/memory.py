@@ -6,11 +6,13 @@ from tests.cheats.cheats.edits import AHEAD, ONEHOT, in_forward, leak
 from tests.cheats.patches import LEAK, STATE, UNSTABLE, Patch
 
 _NGRAMS = """
-logits = logits.clone()
-for logit, row in zip(logits, tokens.tolist()):
+logits, found = logits.clone(), []
+for number, row in enumerate(tokens.tolist()):
     for t in range(2, len(row)):
-        for token, count in {memory}.get(tuple(row[t - 2 : t + 1]), {{}}).items():
-            logit[t, token] = logit[t, token].clamp_min(0) + count ** 0.5 / 2
+        found += [(number, t, *item) for item in {memory}.get(tuple(row[t - 2 : t + 1]), {{}}).items()]
+if found:
+    *at, counts = torch.tensor(found).unbind(-1)
+    logits[tuple(at)] = logits[tuple(at)].clamp_min(0) + counts ** 0.5 / 2
 for row in tokens.tolist():
     for t in range(2, len(row) - 1):
         known = {memory}.setdefault(tuple(row[t - 2 : t + 1]), {{}})
