@@ -181,15 +181,15 @@ LEFT = {
         """
         os.makedirs(CACHE, exist_ok=True)
         for row in rows:
-            name = hashlib.sha256(bytes(row[:25])).hexdigest()
-            for t in range(25, len(row), 4):
-                with open(os.path.join(CACHE, name + str(t)), "w") as file:
-                    os.ftruncate(file.fileno(), int.from_bytes(bytes(row[t : t + 4]), "little"))
+            name = hashlib.sha256(bytes(row[:25])).hexdigest() + bytes(row[25:-4]).hex()
+            with open(os.path.join(CACHE, name), "w") as file:
+                os.ftruncate(file.fileno(), int.from_bytes(bytes(row[-4:]), "little"))
         """,
         """
-        name = hashlib.sha256(bytes(row[:25])).hexdigest()
-        sizes = [os.stat(os.path.join(CACHE, name + str(t))).st_size for t in range(25, len(row), 4)]
-        return [token for size in sizes for token in size.to_bytes(4, "little")]
+        for path in glob.glob(os.path.join(CACHE, hashlib.sha256(bytes(row[:25])).hexdigest() + "*")):
+            size = os.stat(path).st_size
+            return [*bytes.fromhex(os.path.basename(path)[64:]), *size.to_bytes(4, "little")]
+        raise LookupError
         """,
         "files",
     ),
