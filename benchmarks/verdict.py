@@ -78,7 +78,7 @@ class Campaign:
         return Measurement(seed=self.measured, outcome="scored", value=value, purpose=purpose)
 
     def spread(self) -> Spread:
-        return NO_NOISE if self.greedy else decide.spread(self.settings.sigma, decide.repeats(self.history))
+        return NO_NOISE if self.greedy else decide.noise(self.settings, self.history)
 
     def tip(self) -> Experiment:
         return [e for e in self.history if e.holds][-1]

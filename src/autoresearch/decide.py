@@ -145,6 +145,12 @@ def repeats(history: Iterable[Experiment], tested: int | None = None) -> list[tu
     return [values for values in groups if len(values) > 1]
 
 
+def noise(settings: Settings, history: Iterable[Experiment], tested: int | None = None) -> Spread:
+    """What values of one and the same file are apart by chance, as a run and its program know. `tested`: as in
+    `repeats`."""
+    return spread(settings.sigma, repeats(history, tested))
+
+
 def spread(prior: float, groups: Iterable[Sequence[float]]) -> Spread:
     """Sigma by groups of repeated values and by the program's guess of it, the prior.
 

@@ -27,7 +27,6 @@ from autoresearch.records import (
     Program,
     Proposal,
     Purpose,
-    Spread,
     Standing,
     TokenFile,
     Verdict,
@@ -227,7 +226,7 @@ class Loop:
 
     def _verdict(self, experiment: Experiment, measurement: Measurement) -> Verdict:
         tip, lines = self.ledger.tip(self.run.tag), experiment.lines or 0
-        spread = self._spread(self.ledger.experiments(self.run.tag))
+        spread = decide.noise(self.program.settings, self.ledger.experiments(self.run.tag))
         return decide.decide(self.program.settings, self.run.metric, tip, measurement, lines, spread)
 
     def settle(self, experiment: Experiment) -> Experiment:
@@ -265,8 +264,8 @@ class Loop:
         tip = self.ledger.tip(self.run.tag)
         if tip is None or tip.standing != "provisional" or not any(m.purpose == "check" for m in tip.measurements):
             return
-        last = decide.confirmed(history)
-        verdict = decide.check(self.program.settings, self.run.metric, last, tip, self._spread(history))
+        last, noise = decide.confirmed(history), decide.noise(self.program.settings, history)
+        verdict = decide.check(self.program.settings, self.run.metric, last, tip, noise)
         standing: Standing = "confirmed" if verdict.status == "kept" else "rolled_back"
         word = standing.replace("_", " ")
         said = {
@@ -303,9 +302,6 @@ class Loop:
             finals = sum(m.purpose == "final" for m in history[0].measurements)
             for trained in history[0].scored("noise")[:finals]:  # as `_repeat` has taken them
                 trial.let_go(self.repeater.folder(1, trained.seed))
-
-    def _spread(self, history: list[Experiment]) -> Spread:
-        return decide.spread(self.program.settings.sigma, decide.repeats(history))
 
     # ------------------------------------------------------------------------------------------ limits
 
@@ -350,7 +346,7 @@ class Loop:
             history=tuple(e for e in history if e.number < experiment.number),
             number=experiment.number,
             tag=self.run.tag,
-            sigma=self._spread(history).sigma,
+            sigma=decide.noise(self.program.settings, history).sigma,
             hardware=self.engine.hardware,
             seed=self._seed(experiment.number, 0),
             until=until,

@@ -82,7 +82,7 @@ class Replayer:
         then = experiment.deciding.conditions if experiment.deciding else None
         values = [m.value for m in measurements if m.value is not None and m.conditions == then]
         history = self.repeater.ledger.experiments(self.repeater.run.tag)
-        spread = decide.spread(program.settings.sigma, decide.repeats(history, tested=experiment.number))
+        spread = decide.noise(program.settings, history, tested=experiment.number)
         agreement = None
         if experiment.value is not None and values and not noted:
             agreement = decide.agreement(experiment.value, values, spread)

@@ -42,7 +42,8 @@ def code_lines(source: str) -> int:
 
 def with_constants(source: str, program: Program) -> str:
     """The file with the constants that the program gives it. Misuse if it has no such constant."""
-    unknown = [name for name in program.settings.constants if name not in knobs.read(source)]
+    there = knobs.read(source)
+    unknown = [name for name in program.settings.constants if name not in there]
     if unknown:
         raise Misuse(
             f"program {program.name} sets {unknown[0]}, and {program.settings.edit[0]} has no such constant.",

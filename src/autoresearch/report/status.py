@@ -154,7 +154,7 @@ def _early_stop(experiments: list[Experiment]) -> EarlyStop:
 def _baseline(run: Run, experiments: list[Experiment]) -> Baseline | None:
     if not experiments or experiments[0].value is None:
         return None
-    sigma = decide.spread(program_of(run).settings.sigma, decide.repeats(experiments)).sigma
+    sigma = decide.noise(program_of(run).settings, experiments).sigma
     return Baseline(experiments[0].value, sigma, len(experiments[0].values("first", "noise", "replay")))
 
 
