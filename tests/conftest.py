@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from autoresearch import knobs
 from tests.llm_server import LLMServer
@@ -26,6 +27,9 @@ from tests.nights import CHECKED, PLAIN, Night, make_night
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and all children inherit that: here it is heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("anywhere", deadline=None)  # also on a machine that is busy
+settings.load_profile("anywhere")
 
 COMMAND = Path(sys.executable).with_name("autoresearch")
 TIMEOUT = 240  # seconds: far more than any command here takes, even on a busy machine

@@ -261,9 +261,12 @@ def test_log_as_json_and_as_the_table_that_notebooks_read(finished: Lab) -> None
 # ---------------------------------------------------------------------------------------------- while a run goes
 
 
-def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab) -> None:
+def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab, tmp_path: Path) -> None:
     """`run | head -1`; meanwhile `status` answers, and a second `run` of the tag is refused."""
-    process = lab.start("run", *QUICK, "-n", 2)
+    looked, answer = tmp_path / "looked", tmp_path / "answer"
+    answer.write_text(CHEAP)
+    mind = f"command:sh -c 'until [ -e {looked} ]; do sleep 0.1; done; cat {answer}'"
+    process = lab.start("run", *QUICK, "-n", 2, "-a", mind)
     assert process.stdout and process.stderr
     assert process.stdout.readline().startswith("run quick on ")
     process.stdout.close()
@@ -278,7 +281,8 @@ def test_a_run_goes_on_without_a_reader_and_answers_while_it_does(lab: Lab) -> N
     assert "is being worked on by another process" in second.err and "--tag" in second.err
     assert second.err.count("\n") == 1
 
-    process.wait(120)
+    looked.touch()
+    process.wait(240)
     assert process.stderr.read() == GONE
     assert Status.model_validate_json(lab("status", "--json").out).experiments.total == 2
     assert not survivors(lab.root, lab.cache)
@@ -289,9 +293,11 @@ def test_a_run_is_replayed_by_one_process_at_a_time_whatever_its_tag(lab: Lab) -
     assert lab("run", *QUICK, "-n", 1, "-t", tag).code == 0
     process = lab.start("replay", "1")
     until(lambda: any(lab.cache.glob("scratch/*/measurement-*/train.log")), process)
+    process.send_signal(signal.SIGSTOP)
     second = lab("replay", "1")
     assert second.code == 2 and "is being replayed by another process. Wait" in second.err
     assert lab("run", *QUICK, "-n", 1, "-t", tag).code == 0
+    process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert len(lab("show", "1", "--json").json["measurements"]) == 2
@@ -317,7 +323,7 @@ def test_output_into_a_closed_pipe(finished: Lab, arguments: list[str]) -> None:
 def test_ctrl_c_at_any_time(lab: Lab) -> None:
     """Interrupted while it starts, begins, trains, scores, and twice at once: the same command then finishes."""
     draw = random.Random(0)
-    command = ("run", *QUICK, "-n", 2)
+    command = ("run", *QUICK, "-n", 3)
 
     def begun(process: subprocess.Popen[str]) -> bool:
         """Python itself has started, and is at the program's imports."""
@@ -349,19 +355,19 @@ def test_ctrl_c_at_any_time(lab: Lab) -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
                 time.sleep(0.05)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         if process.returncode == 0:
             break
         heard += 1
         assert process.returncode == 130, (number, out, err)
         assert err.endswith(f"The same command again goes on: autoresearch {' '.join(map(str, command))}\n"), err
         assert err.count("\n") == 1 and "Traceback" not in out, (number, err)
-        until(lambda: not survivors(lab.root, lab.cache), limit=5)
+        until(lambda: not survivors(lab.root, lab.cache))
     assert heard >= 5
     done = lab(*command)
     assert done.code == 0, done.err
     status = Status.model_validate_json(lab("status", "--json").out)
-    assert status.state == "finished" and status.experiments.total == 2 and status.baseline
+    assert status.state == "finished" and status.experiments.total == 3 and status.baseline
     assert not survivors(lab.root, lab.cache)
     assert [str(left) for left in lab.cache.glob("scratch/*/measurement-*")] == []
 
@@ -603,9 +609,9 @@ def test_sigterm_is_ctrl_c_and_a_lost_terminal_ends_nothing(ran: Lab, tmp_path: 
     process.send_signal(signal.SIGHUP)
     assert Status.model_validate_json(ran("status", "--json").out).state == "running"
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "The same command again goes on" in err
-    until(lambda: not survivors(waiting), limit=5)
+    until(lambda: not survivors(waiting))
 
 
 def test_the_console_script_is_installed() -> None:

@@ -52,13 +52,13 @@ def measured(lab: Lab) -> dict[int, tuple[str, str, int]]:
 
 @pytest.fixture
 def own(lab: Lab, tmp_path: Path) -> Lab:
-    """A lab with a cache of its own, so that its processes are told from others', and six seconds of training."""
+    """A lab with a cache of its own, so that its processes are told from others', and a program that trains a while."""
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / "corpora").symlink_to(lab.cache / "corpora")
     mine = lab.at(lab.root, AUTORESEARCH_CACHE=str(cache))
     mine = Lab(mine.root, mine.home, cache, mine.env)
-    text = lab.program.read_text().replace("budget: 60s", "budget: 3s").replace("max_steps: 2\n", "")
+    text = lab.program.read_text().replace("max_steps: 2\n", "max_steps: 100\n")
     (lab.root / "programs" / "long.md").write_text(text)
     return mine
 
@@ -139,7 +139,7 @@ def test_a_deadline_is_kept(own: Lab) -> None:
 def test_a_try_that_was_interrupted_is_finished_and_not_run_twice(own: Lab) -> None:
     text = own.train_core.read_text()
     own.train_core.write_text(text.replace("FINAL_LR = 0.05", "FINAL_LR = 0.1"))
-    command = ("try", "--program", "programs/quick.md", "-m", "a higher end")
+    command = ("try", "--program", "programs/long.md", "-m", "a higher end")
     process = own.start(*command)
     until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
     process.send_signal(signal.SIGINT)

@@ -97,7 +97,7 @@ def test_a_server_that_is_away_from_the_first_is_waited_for(asking: Asking) -> N
 def test_an_outage_beyond_the_deadline_ends_the_run_in_time(asking: Asking, kind: str) -> None:
     """In order, with a line that says why, whatever the server does instead of an answer; and it can go on."""
     (baseline,) = asking.lab("log", "--json").json
-    seconds = baseline["measurements"][0]["seconds"]["total"] + 15  # to ask in, until the rest is too short to train
+    seconds = baseline["measurements"][0]["seconds"]["total"] + 30  # to ask in, until the rest is too short to train
     away(asking.server, kind)
     if kind != "refused":
         tomorrow = Fail(429, "Come back tomorrow", {"Retry-After": HOUR})

@@ -3,6 +3,7 @@
 A process's word is not taken for it: results are read as untrusted files, and checked.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,12 @@ from typing import Literal
 from autoresearch.records import Audit, TokenFile
 
 Outcome = Literal["scored", "crashed", "quarantined"]
+HARDWARE = re.compile(  # what CUDA says where a GPU or its driver fails, and hardly any program is to blame
+    r"\bECC\b|uncorrectable|fallen off|unspecified launch failure|launch timed out|hardware stack error|NVLink|"
+    r"busy or unavailable|no CUDA-capable device|initialization error|system not yet initialized|driver shutting down|"
+    r"unknown error|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,10 @@ def lend(tmp_path_factory):
         if kind in servers and not servers[kind].forks.alive():
             servers.pop(kind).close()
         if kind not in servers:
-            servers[kind] = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms, replaceable)
+            server = ForkServer(device, tmp_path_factory.mktemp("servers"), environ, mechanisms, replaceable)
+            while not server.forks.ready and server.forks.alive():
+                server.forks.wait(1.0)  # or a test's own limits would have to do for its imports, too
+            servers[kind] = server
         return Lent(servers[kind])
 
     yield lend

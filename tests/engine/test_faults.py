@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from autoresearch.engine.local import LocalEngine
 from autoresearch.engine.measuring import Measuring
 from autoresearch.engine.site import Crash, Site
 from autoresearch.errors import DeadlinePassed, EngineError
-from autoresearch.records import Pace
+from autoresearch.records import Pace, Progress
 from autoresearch.tasks import Fault
 from tests.engine.conftest import TRAIN
 from tests.engine.test_local import body, folders, survivors
@@ -110,11 +111,14 @@ class TestWaiting:
     def test_somebody_at_work_is_waited_for_and_named(self, machine):
         machine.says(used=20_000, busy=90, app="python3")
         said = []
-        threading.Timer(1.0, machine.says).start()
-        began = time.monotonic()
-        faults.await_gpu(GPU, None, lambda *words: said.append(words))
-        assert time.monotonic() - began >= 0.9
-        assert set(said) == {("waiting", "python3 has 19.5 GiB of the GPU")}
+
+        def show(*words: str) -> None:
+            said.append(words)
+            if len(said) == 3:
+                machine.says()
+
+        faults.await_gpu(GPU, None, show)
+        assert said == [("waiting", "python3 has 19.5 GiB of the GPU")] * 3
 
     def test_somebody_idle_is_not(self, machine):
         machine.says(used=20_000, busy=3, app="python3")
@@ -130,9 +134,32 @@ class TestWaiting:
     def test_a_driver_that_comes_back_is_waited_for(self, machine):
         machine.says(lost=True)
         said = []
-        threading.Timer(0.4, machine.says).start()
-        faults.await_gpu(GPU, None, lambda *words: said.append(words))
-        assert "GPU is lost" in said[0][1]
+        faults.await_gpu(GPU, None, lambda *words: (said.append(words), machine.says()))
+        assert len(said) == 1 and "GPU is lost" in said[0][1]
+
+    def test_it_may_be_gone_for_long_after_a_long_wait_for_others(self, machine, monkeypatch):
+        """What counts is for how long it was gone."""
+        clock = SimpleNamespace(now=0.0)
+        clock.monotonic, clock.sleep = lambda: clock.now, lambda seconds: setattr(clock, "now", clock.now + seconds)
+        monkeypatch.setattr(faults, "time", clock)
+        machine.says(used=20_000, busy=90, app="python3")
+        said = []
+
+        def show(_: str, why: str) -> None:
+            said.append(why)
+            machine.says(used=20_000, busy=90, app="python3", lost=clock.now > faults._RETURN)
+            if "lost" in why:
+                machine.says()
+
+        faults.await_gpu(GPU, None, show)
+        assert "python3" in said[0] and "GPU is lost" in said[-1]
+
+    def test_a_driver_that_fails_between_two_questions_is_waited_for(self, machine):
+        machine.says(used=20_000, app="python3")
+        (machine.folder / "busy").unlink()
+        said = []
+        faults.await_gpu(GPU, None, lambda *words: (said.append(words), machine.says()))
+        assert len(said) == 1
 
     def test_one_that_does_not_ends_the_run_in_one_line(self, machine):
         machine.says(lost=True)
@@ -198,10 +225,15 @@ def test_what_is_done_again_and_waited_for_is_not_in_its_seconds(measuring, mach
     began = measuring._site.began
     work = Work(KILLED)
 
+    def found(_: Progress) -> None:
+        time.sleep(0.5)
+        machine.says()
+
+    measuring._site.watch = found
+
     def slow() -> str:
         time.sleep(0.5)
         machine.says(lost=bool(work.left))
-        threading.Timer(0.5, machine.says).start()
         return work()
 
     assert measuring._persist(slow) == "a result"
@@ -215,9 +247,9 @@ def test_a_gpu_that_is_lost_and_found_never_counts(measuring, machine):
         if len(measuring._interruptions) == 3:
             return "a result"
         machine.says(lost=True)
-        threading.Timer(0.3, machine.says).start()
         raise BUG
 
+    measuring._site.watch = lambda _: machine.says()
     assert measuring._persist(work) == "a result"
     assert all("GPU is lost" in reason for reason in measuring._interruptions)
 

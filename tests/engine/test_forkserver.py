@@ -92,7 +92,7 @@ def test_what_has_begun_for_nothing_goes_when_it_is_let_go_of():
 def test_what_has_begun_leaves_no_file_anywhere(tmp_path):
     """As torch does where it finds no folder for what it compiles."""
     with contextlib.closing(Begun({**os.environ, "TMPDIR": str(tmp_path)})) as begun:
-        begun.tell(order({}, Path("/"), "cpu"))
+        begun.tell(order({}, Path("/"), ("cpu", "")))
         begun.tell("")
         while not begun.forks.ready:
             assert begun.forks.alive()

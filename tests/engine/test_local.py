@@ -1,7 +1,12 @@
 """Real measurements: what comes of a file that trains, and of those that do not."""
 
+import errno
 import hashlib
+import importlib.metadata
+import os
 import re
+import shutil
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -123,16 +128,16 @@ def test_a_cheat_is_quarantined_and_leaves_nothing_behind(engine, trial, tmp_pat
 
 def test_training_on_after_the_clock_is_ended(engine, trial):
     late = body("time.sleep(600)", "    run.save(model)\n")
-    measurement = engine(grace=1.0).measure(trial(late, budget=1.0))
+    measurement = engine(grace=6.0).measure(trial(late, budget=1.0))
     assert (measurement.outcome, measurement.phase) == ("crashed", "save")
-    assert measurement.reason == "main did not return within 1 s of the end of the budget"
+    assert measurement.reason == "main did not return within 6 s of the end of the budget"
     assert measurement.steps is None or measurement.steps <= 20
 
 
 def test_startup_is_bounded(engine, trial):
-    measurement = engine().measure(trial(body("time.sleep(600)"), startup_limit=6.0))
-    assert (measurement.phase, measurement.reason) == ("warmup", "start-up took longer than 6 s")
-    assert measurement.seconds["total"] < 15
+    measurement = engine().measure(trial(body("time.sleep(600)"), startup_limit=12.0))
+    assert (measurement.phase, measurement.reason) == ("warmup", "start-up took longer than 12 s")
+    assert measurement.seconds["total"] < 120
 
 
 def test_deadline_ends_everything(engine, trial, tmp_path):
@@ -196,9 +201,11 @@ def test_an_interrupt_leaves_nothing_behind(engine, trial, tmp_path):
     assert folders(tmp_path / "scratch") == []
 
 
-def test_a_forged_result_is_none(engine, trial):
-    """Weights and a result without the clock: the house saw no start."""
-    forged = body(
+@pytest.mark.parametrize("phase", ["warmup", "train"])
+def test_a_forged_result_is_none(phase, engine, trial):
+    """Weights and a result without the clock: the house saw no start, whatever the phase is said to be."""
+    forged = "import os, time\nif os.path.basename(os.getcwd()).startswith('open'): time.sleep(8)\n" + body(
+        f"run._phases.enter({phase!r})\n"
         "import dataclasses, json, os\n"
         "result = dataclasses.asdict(run.result())\n"
         "open('result.json', 'w').write(json.dumps(result))\n"
@@ -230,6 +237,37 @@ def test_of_a_result_only_figures_are_believed_that_can_be(engine, trial):
     assert (m.steps, m.peak_memory, m.tokens, m.loss, m.mfu) == (0, 0, 2**53, -1e9, None)
     assert set(m.seconds) == {"train", "save", "open", "sealed", "total"}
     assert (m.seconds["train"], m.seconds["save"], len(m.start_hash)) == (1e9, 0.0, 64)
+
+
+def test_what_the_machine_lacks_is_said_with_its_remedy(engine):
+    for number, remedy in ((errno.ENOSPC, "Free some space on that disk."), (errno.EMFILE, "ulimit -n")):
+        with pytest.raises(EngineError, match=os.strerror(number)) as caught, engine()._blamed():
+            raise OSError(number, os.strerror(number))
+        assert remedy in caught.value.remedy
+    with pytest.raises(IsADirectoryError), engine()._blamed():
+        raise IsADirectoryError(errno.EISDIR, "a bug")
+
+
+def test_a_disk_with_too_little_room_for_what_the_tip_has_left_is_no_patchs_fault(engine, trial, tmp_path, monkeypatch):
+    first = trial()
+    assert engine().measure(first).outcome == "scored"
+    takes = Path(first.keep.weights).stat().st_size
+    free = shutil.disk_usage(tmp_path)._replace(free=3 * takes)
+    monkeypatch.setattr("autoresearch.engine.site.shutil.disk_usage", lambda _: free)
+    with pytest.raises(EngineError, match="an experiment of this run may take") as caught:
+        engine().measure(replace(trial(), tip=first.keep))
+    assert "Free some space" in caught.value.remedy
+
+
+def test_another_pytorch_than_the_one_that_measured_is_not_taken_for_it(own_engine, trial, monkeypatch):
+    engine = own_engine()
+    assert engine.measure(trial()).torch_version == importlib.metadata.version("torch")
+    monkeypatch.setattr("autoresearch.engine.local.importlib.metadata.version", lambda _: "99.0")
+    assert engine.measure(trial()).torch_version != "99.0"  # by the server that has imported the other
+    os.kill(engine._server.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match=r"when this began, and is 99\.0"):
+        for _ in range(2):
+            engine.measure(trial())
 
 
 def test_a_scratch_that_cannot_be_written_is_the_machines_fault(engine, trial, tmp_path):
@@ -399,11 +437,11 @@ def test_a_ledger_that_cannot_be_written_is_the_machines_fault(engine, trial, tm
 
 
 def test_a_clock_that_was_set_back_is_seen_from_outside(engine, trial, tmp_path):
-    longer = body("run._clock._budget = 6.0")
+    longer = body("run._clock._budget = 8.0")
     measurement = engine().measure(trial(longer, budget=1.0, max_steps=None))
     assert (measurement.outcome, measurement.phase, measurement.value) == ("quarantined", "train", None)
     seconds, budget = re.fullmatch(r"trained for (.*) s where the budget is (.*) s", measurement.reason).groups()
-    assert 5.0 < float(seconds) < 7.0
+    assert 5.0 < float(seconds) < 60.0
     assert float(budget) == 1.0
     assert measurement.steps > 20
     assert not (tmp_path / "kept").exists()

@@ -54,7 +54,7 @@ def test_scoring_gets_ready_beside_the_warm_up(engine, trial, began):
         if progress.phase == "train" and progress.point:
             names.extend(process.name() for process in psutil.Process(own._server.pid).children(recursive=True))
 
-    slow = TRAIN.replace("run.report(loss)", "time.sleep(0.05), run.report(loss)")
+    slow = TRAIN.replace("run.report(loss)", "time.sleep(0.2), run.report(loss)")
     assert own.measure(trial(slow), watch).outcome == "scored"
     assert began == [True]
     assert {"research-train", "research-score", "research-serve"} <= set(names)
@@ -67,12 +67,13 @@ def test_and_not_where_training_could_meddle(engine, trial, began):
 
 @full
 @pytest.mark.parametrize("confined", [True, False])
-def test_what_it_waits_for_is_no_training(confined, engine, trial):
+def test_what_it_waits_for_is_no_training(confined, engine, trial, monkeypatch):
     """A rehearsal that takes its time is no time of training, nor is it taken from the budget."""
-    slow = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(5)\n"
+    slow = TRAIN + "\nif os.path.basename(os.getcwd()).startswith('open-'): time.sleep(10)\n"
+    monkeypatch.setattr("autoresearch.engine.training._LAST_STEP", 8.0)  # a busy machine's is longer
     found = engine(sandbox="auto" if confined else OFF).measure(trial("import os\n" + slow, budget=1.0, max_steps=None))
     assert (found.outcome, found.reason) == ("scored", None)
-    assert found.seconds["train"] == pytest.approx(1.0, abs=0.5)
+    assert 1.0 <= found.seconds["train"] < 9.0
 
 
 @pytest.mark.parametrize("confined", [pytest.param(True, marks=full), False])

@@ -78,7 +78,7 @@ class Task:
         return self.server.forks.exit_code(self.number)
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
@@ -371,13 +371,13 @@ def test_it_is_gone_if_that_cannot_be_found_out(tmp_path):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-@pytest.mark.parametrize("told", ["", '{"en', '{"env": {}, "folder": "/", "task": "cpu"}\nlandlo'])
+@pytest.mark.parametrize("told", ["", '{"en', '{"env": {}, "folder": "/", "task": ["cpu", ""]}\nlandlo'])
 def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none(told):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-P", "-m", "autoresearch.harness.child", str(theirs.fileno())]
         fds = (theirs.fileno(),)
-        subprocess.run(command, env=ENVIRON, input=told.encode(), pass_fds=fds, timeout=60, check=True)
+        subprocess.run(command, env=ENVIRON, input=told.encode(), pass_fds=fds, timeout=240, check=True)
         theirs.close()
         assert ours.recv(1) == b""  # not even that it is ready
 
@@ -405,7 +405,7 @@ class Model(Bigram):
 def test_the_judges_server_and_sealed_process_hold_nothing_of_the_text(texts, tmp_path):
     """The judge has read it all by then, and so has its open process of what it was given."""
     folder, results = tmp_path / "scoring", []
-    scoring = threading.Thread(target=lambda: results.append(score(zoo.BIGRAM + STALLING, folder, texts)))
+    scoring = threading.Thread(target=lambda: results.append(score(zoo.BIGRAM + STALLING, folder, texts, limit=900)))
     scoring.start()
     until((folder / "open-pid").exists)
     until(lambda: (folder / "open-pid").stat().st_size)

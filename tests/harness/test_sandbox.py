@@ -96,11 +96,16 @@ def test_what_is_readable_is_what_is_installed_and_never_a_home_or_a_repository(
     import module  # type: ignore[import-not-found]  # noqa: F401
     import package  # type: ignore[import-not-found]  # noqa: F401
 
-    environ = {"LD_LIBRARY_PATH": f"{project}:{private}", "PATH": f"{Path.home()}:/usr/bin", "CUDA_HOME": "/"}
-    found = policy.installation(environ, private)
+    home = tmp_path / "home"  # that the system knows nothing of
+    for folder in (home / "bin", home / ".local" / "bin"):
+        folder.mkdir(parents=True)
+    path = f"{Path.home()}:{home}/bin:{home}/.local/bin:/usr/bin"
+    environ = {"LD_LIBRARY_PATH": f"{project}:{private}", "PATH": path, "CUDA_HOME": "/"}
+    found = policy.installation(environ, private, str(home))
+    assert {home / "bin", home / ".local" / "bin"} <= set(found)
     assert {project / "package", project / "module.py"} <= set(found)
     assert Path(sys.prefix).resolve() in found
-    secrets = (project, workspace, Path.home(), private, private.parent)
+    secrets = (project, workspace, Path.home(), private, private.parent, home, home / ".local")
     for secret in (*(folder / "secret" for folder in secrets), Path("/etc/shadow")):
         assert not [path for path in found if secret.is_relative_to(path.resolve())], secret
 

@@ -62,6 +62,20 @@ def test_work_before_the_first_prediction_is_refused(texts, tmp_path):
     assert re.fullmatch(r"the model was at work for \d+\.\d s before its first prediction", result.reason)
 
 
+def test_a_gpu_that_fails_is_suspected_and_not_the_model(texts, tmp_path):
+    source = zoo.BIGRAM + (
+        "calls = []\n"
+        "class Model(Bigram):\n"
+        "    def forward(self, tokens):\n"
+        "        calls.append(tokens)\n"
+        "        if len(calls) > 2: raise RuntimeError('CUDA error: uncorrectable ECC error encountered')\n"
+        "        return super().forward(tokens)\n"
+    )
+    result = score(source, tmp_path, texts)
+    assert (result.outcome, result.suspected) == ("crashed", True)
+    assert result.reason == "the GPU failed in scoring"
+
+
 def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
     text = validation.read(texts.validation[256], 32, 10**9)
     with (tmp_path / "tip.npz").open("wb") as file:

@@ -33,12 +33,11 @@ def passed_on(caller: Mapping[str, str]) -> dict[str, str]:
     defaults = {
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts
         "PYTHONUSERBASE": site.getuserbase(),  # else it would be looked for in the new home
         "TRITON_STORE_BINARY_ONLY": "1",  # what it compiles through is read by nobody, copied and loaded with the rest
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads on a shared processor cost ten times the speed
     }
-    return defaults | allowed
+    return defaults | allowed | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts, whose word on GPUs is taken
 
 
 def own(home: Path, compiled: Path) -> dict[str, str]:

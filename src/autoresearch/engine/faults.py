@@ -4,7 +4,7 @@ What a candidate says of its end is its own word, and a signal does not tell who
 blame: certain, by what nvidia-smi says; and suspected, which is worth one more try and no more.
 """
 
-import re
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from autoresearch import steady
 from autoresearch.engine import gpus
 from autoresearch.engine.site import Crash
 from autoresearch.errors import DeadlinePassed, EngineError
+from autoresearch.tasks import HARDWARE
 
 _OTHERS = 2**30  # bytes in use on a GPU where nothing of ours runs, beyond which somebody else is there
 _AT_WORK = 10  # percent of the time that a GPU was busy, from which on somebody is at work
@@ -21,12 +22,6 @@ _MOMENT = 1.0  # seconds over which a driver takes that average
 _LOOK = 5.0  # seconds between looks at a GPU that is waited for
 _RETURN = 600.0  # seconds that a driver or a GPU may be gone before a run gives up
 _LEAVE = 600.0  # seconds that somebody's memory is waited for, where it was missing
-_HARDWARE = re.compile(
-    r"\bECC\b|uncorrectable|fallen off|unspecified launch failure|launch timed out|hardware stack error|NVLink|"
-    r"busy or unavailable|no CUDA-capable device|initialization error|system not yet initialized|driver shutting down|"
-    r"unknown error|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ def blame(crash: Crash, gpu: str | None) -> Blame | None:
             return Blame(f"{reason}; {found.lost}", certain=True)
         if "out of GPU memory" in reason or "out of memory in scoring" in reason:
             return Blame(f"{reason}, while {found.others}", crowded=True) if found.others else None
-        if _HARDWARE.search(reason):
+        if HARDWARE.search(reason):
             return Blame(reason)
     return Blame(reason) if crash.suspected else None
 
@@ -58,12 +53,13 @@ def await_gpu(gpu: str | None, deadline: float | None, show: Callable[[str, str]
     show: told of the phase `waiting` and of what is waited for. crowded: for a while, until nobody else has memory
     there either. DeadlinePassed at the deadline; EngineError if a driver does not come back.
     """
-    began = time.monotonic()
+    began = there = time.monotonic()
     while gpu is not None:
-        found, waited = _look_at(gpu), time.monotonic() - began
-        if found.lost and waited > _RETURN:
+        found, now = _look_at(gpu), time.monotonic()
+        there = there if found.lost else now
+        if now - there > _RETURN:
             raise EngineError(f"{found.lost}, for {_RETURN / 60:.0f} minutes.", "Mend the driver, and run again.")
-        disturbs = found.others if (crowded and waited < _LEAVE) or (found.others and _at_work(gpu)) else None
+        disturbs = found.others if (crowded and now - began < _LEAVE) or (found.others and _at_work(gpu)) else None
         reason = found.lost or disturbs
         if reason is None:
             return
@@ -96,9 +92,11 @@ def _look_at(uuid: str) -> _Sight:
 
 
 def _at_work(uuid: str) -> bool:
-    """Whether the GPU does something, at two looks: what has just ended is still in the first one's average."""
-    for wait in (0.0, _MOMENT):
-        time.sleep(wait)
-        if (gpus.utilization(uuid) or 0) < _AT_WORK:
-            return False
+    """Whether the GPU does something, at two looks: what has just ended is still in the first one's average. As if it
+    did where there is no answer, which the next look at all tells more of."""
+    with contextlib.suppress(EngineError):
+        for wait in (0.0, _MOMENT):
+            time.sleep(wait)
+            if (gpus.utilization(uuid) or 0) < _AT_WORK:
+                return False
     return True

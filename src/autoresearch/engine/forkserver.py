@@ -34,7 +34,7 @@ class ForkServer:
         with contextlib.ExitStack() as resources:  # all let go of, if something fails
             home = _folder(resources, scratch, begun)
             children.record(home, begun.process.pid)
-            begun.tell(order(environment.own(home, home / "compiled"), home, device))
+            begun.tell(order(environment.own(home, home / "compiled"), home, (device, environ.get("HOME", ""))))
             begun.tell(",".join(mechanisms()))
             self._resources = resources.pop_all()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.metadata
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,12 @@ from autoresearch.errors import CorpusError, EngineError
 from autoresearch.records import Measurement, TokenFile, Trial
 from autoresearch.settings import Device
 
-_MACHINE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+_REMEDIES = {  # of what the machine lacks
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space on that disk."),
+    **dict.fromkeys((errno.EROFS, errno.EIO), "Look at that disk."),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files: ulimit -n."),
+    errno.ENOMEM: "Free some memory.",
+}
 
 
 class LocalEngine:
@@ -65,6 +71,7 @@ class LocalEngine:
             memory,
             self.fingerprint,
             self.sandbox.describe(),
+            importlib.metadata.version("torch"),
             self._scratch,
             scratch / f"compiled-{name}",
             self._environ,
@@ -107,6 +114,10 @@ class LocalEngine:
         """The fork server; another one, if it has ended: a candidate, or somebody outside, may have killed it."""
         if not self._server.forks.alive():
             self.close()
+            if (now := importlib.metadata.version("torch")) != self._bench.torch:
+                raise EngineError(
+                    f"PyTorch was {self._bench.torch} when this began, and is {now}.", "Start again, or put it back."
+                )
             self._start(replaceable=self._server.forks.ready)
         return self._server
 
@@ -124,11 +135,9 @@ class LocalEngine:
         try:
             yield
         except OSError as error:
-            if error.errno not in _MACHINE_FAULTS:
+            if (remedy := _REMEDIES.get(error.errno or 0)) is None:
                 raise
-            raise EngineError(
-                f"{error.filename or self._scratch}: {error.strerror}.", "Free some space on that disk."
-            ) from error
+            raise EngineError(f"{error.filename or self._scratch}: {error.strerror}.", remedy) from error
 
 
 def _check_tokens(tokens: TokenFile) -> None:

@@ -1,6 +1,5 @@
 """A measurement, put together from what training left and what the scorer found."""
 
-import importlib.metadata
 import math
 from dataclasses import replace
 from typing import TypeVar
@@ -30,7 +29,7 @@ def trained(trial: Trial, bench: Bench, tail: Tail, result: TrainResult | None) 
         harness=bench.fingerprint,
         device_name=bench.device_name,
         device_uuid=bench.gpu,
-        torch_version=importlib.metadata.version("torch"),
+        torch_version=bench.torch,
         curve=tail.curve(_CURVE),
         pace=pace.means(tail.points) if tail.points else (),
     )

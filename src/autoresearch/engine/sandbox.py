@@ -16,7 +16,8 @@ from autoresearch.errors import EngineError
 Mode = Literal["auto", "strict", "off"]
 
 _PATIENCE = 60.0  # seconds
-_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")  # this very Python, and GPU
+# By which it is this very Python, on that GPU, and knows whose home it is to keep from the candidate.
+_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "HOME")
 _KERNEL = "Run a Linux kernel with Landlock (5.19 or newer, with landlock in its list of security modules)"
 _SPACES = (
     "Allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0), "

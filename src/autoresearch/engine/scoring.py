@@ -177,4 +177,5 @@ def _crash(score: ScoreResult) -> Crash:
 
 
 def _silent(code: int) -> ScoreResult:
-    return ScoreResult("crashed", f"the scorer ended with code {code} and left no result", suspected=code > 128)
+    # No code of the candidate runs in it.
+    return ScoreResult("crashed", f"the scorer ended with code {code} and left no result", suspected=True)

@@ -15,7 +15,7 @@ from autoresearch.engine.files import remove, size
 from autoresearch.engine.forkserver import Child, ForkServer
 from autoresearch.errors import DeadlinePassed, EngineError
 from autoresearch.forks import Mode
-from autoresearch.records import Progress, Trial
+from autoresearch.records import Kept, Progress, Trial
 from autoresearch.tasks import Fault, ScoreResult
 from autoresearch.units import format_size
 
@@ -25,6 +25,7 @@ _POLL, _SOON = 0.05, 0.01  # seconds between looks at a child
 _LOG = 256_000  # bytes of a log's end that are kept
 _LOG_LIMIT = 64_000_000  # a child's log is cut to its end when it is longer
 _DISK = 20 * 10**9  # bytes that a measurement's files may take: weights, and what compilers keep
+_LIKE_THE_TIP = 2  # times the tip's files are what those of an honest experiment may take
 _LOOK = 1.0  # seconds between looks at the disk
 _LITTLE_SPACE = 50_000_000  # bytes free on the disk, under which a crash is the machine's fault
 
@@ -40,6 +41,7 @@ class Bench:
     memory: int | None  # bytes of the GPU, where they are known
     fingerprint: str
     sandbox: str  # in a word or a line, for the ledger
+    torch: str  # the version that the fork server has imported
     scratch: Path
     compiled: Path  # where compilers keep their files while a measurement lasts
     environ: Mapping[str, str]
@@ -86,7 +88,15 @@ class Site:
     _looked: float = 0.0
 
     def __post_init__(self) -> None:
-        self._disk = min(_DISK, shutil.disk_usage(self.bench.scratch).free // 2)
+        """EngineError if files like those of the tip would not fit the disk: no patch is to blame for that."""
+        free = shutil.disk_usage(self.bench.scratch).free
+        self._disk = min(_DISK, free // 2)
+        if self._disk < (needed := _LIKE_THE_TIP * _size(self.trial.tip)):
+            raise EngineError(
+                f"The disk of {self.bench.scratch} has {format_size(free)} left, and an experiment of this run "
+                f"may take {format_size(needed)}, and is to leave as much.",
+                "Free some space and start again.",
+            )
 
     @contextlib.contextmanager
     def child(
@@ -141,7 +151,8 @@ class Site:
         found = size([*self._homes, self.bench.compiled], self._disk)
         self._looked = time.monotonic()
         if found > self._disk:
-            return f"the files it has written take more than {format_size(self._disk)}"
+            scarce = ", half of what the disk had left" if self._disk < _DISK else ""
+            return f"the files it has written take more than {format_size(self._disk)}{scarce}"
         # Not by files that have names, so perhaps by one that has none, and is gone with who has opened it.
         return "the disk was full until it was ended" if self.is_full() else None
 
@@ -169,3 +180,13 @@ class Site:
                 note=note,
             )
         )
+
+
+def _size(kept: Kept | None) -> int:
+    """Bytes of the weights and of what was compiled, as far as it is there."""
+    if kept is None:
+        return 0
+    weights = 0
+    with contextlib.suppress(OSError):
+        weights = Path(kept.weights).stat().st_size
+    return weights + size([Path(kept.train_cache), Path(kept.open_cache)], _DISK)

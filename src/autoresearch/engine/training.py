@@ -21,6 +21,7 @@ from autoresearch.records import TokenFile
 from autoresearch.tasks import Fault, TrainResult, TrainTask
 
 WEIGHTS = "weights.safetensors"
+EVENTS = "events.jsonl"
 
 _SAVING = 5.0  # seconds in which the weights are saved, and ...
 _SAVED = 1e8  # ... bytes of them a second, which a slow disk takes
@@ -108,7 +109,7 @@ class Training:
     def _forget(self) -> None:
         """Nothing is known of an earlier try."""
         self.clear()
-        self.tail = self._site.tail = Tail(self._folder / "events.jsonl")
+        self.tail = self._site.tail = Tail(self._folder / EVENTS)
         self.condemned = self.compiled = None
         self._began = time.monotonic()
 
@@ -139,12 +140,16 @@ class Training:
             if news:
                 site.show(tail.phase)
             if result:
+                if given is None:
+                    raise Crash(Fault(tail.phase, "there are weights, but the clock was never started"))
                 self._check_clock(result, training.seconds, whole.seconds)
                 return result
             if fault := read_record(Fault, self._folder / "fault.json"):
                 raise Crash(outcome.bounded(fault))
             if code is not None:
-                raise Crash(self._died(code, child), suspected=code > 128)
+                # What it writes first is there before the candidate's code is.
+                begun = (self._folder / EVENTS).exists()
+                raise Crash(self._died(code, child), suspected=code > 128 or not begun)
             if news:
                 self._judge_curve()
             now = time.monotonic()
@@ -172,8 +177,6 @@ class Training:
     def _check_clock(self, result: TrainResult, training: float, whole: float) -> None:
         """Crash if the clock was not kept. Seconds as seen from outside: of training as it says, and with saving."""
         budget = self._site.trial.settings.budget
-        if self.tail.phase not in ("train", "save"):
-            raise Crash(Fault(self.tail.phase, "there are weights, but the clock was never started"))
         most = budget + max(_LAST_STEP, 0.02 * budget)
         saving = _SAVING + _data(self._folder / WEIGHTS) / _SAVED
         if training > most or whole > most + saving:

@@ -1,8 +1,8 @@
 """The program that an engine starts: `python -P -m autoresearch.harness.child FD`, a fork server.
 
 FD is a socket, its line. Standard input has two lines of text: an order as its children get them, of which the task is
-a device (cpu, cuda or mps), and the mechanisms that make the sandbox, with commas between them. The engine finds these
-out while this imports what is then there in every child at once.
+a device (cpu, cuda or mps) and the user's home; and the mechanisms that make the sandbox, with commas between them. The
+engine finds these out while this imports what is then there in every child at once.
 """
 
 import ctypes
@@ -39,13 +39,13 @@ def main(fd: int) -> None:
         ahead = sys.platform == "linux"
         if ahead:
             preload.first()
-        device = _become(json.loads(_told()))
+        device, home = _become(json.loads(_told()))
         if ahead:
             preload.rest(device)
     mechanisms = _told()
     if device == "cuda" and mechanisms:
         make_devices()
-    sandbox = Sandbox(mechanisms.split(",") if mechanisms else (), private=Path.cwd().parent)
+    sandbox = Sandbox(mechanisms.split(",") if mechanisms else (), private=Path.cwd().parent, home=home)
     ForkServer(line, parent, partial(_work, sandbox), sandbox).serve()
 
 
@@ -63,8 +63,8 @@ def _work(sandbox: Sandbox, mode: str) -> None:
     if mode == "train":
         training = TypeAdapter(TrainTask).validate_python(_order())
         own = Path(training.folder)
-        # The text comes as an open file.
-        sandbox.confine(own, training.device, [Path(training.source)], compilers.folders(os.environ))
+        text = 2 * training.tokens.tokens  # bytes, which come as an open file
+        sandbox.confine(own, training.device, [Path(training.source)], compilers.folders(os.environ), mapped=text)
         phases = Phases(own)  # now, since "import" includes what is imported here
         preload.compile_in_parallel(ahead=True, possible=sandbox.shared_memory)
         from autoresearch.harness.train import train

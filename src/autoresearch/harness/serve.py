@@ -29,7 +29,19 @@ from autoresearch.harness import candidate
 from autoresearch.harness.losses import losses
 from autoresearch.harness.wake import wake
 from autoresearch.harness.weights import load
-from autoresearch.harness.wire import COUNT, FAILED, GO, NO_ROOM, OK, ROOM, ServeTask, read_into, write_all
+from autoresearch.harness.wire import (
+    COUNT,
+    FAILED,
+    GO,
+    GPU_FAILED,
+    NO_ROOM,
+    OK,
+    ROOM,
+    ServeTask,
+    read_into,
+    write_all,
+)
+from autoresearch.tasks import HARDWARE
 
 T = TypeVar("T")
 Answer = Callable[[nn.Module, Tensor, ServeTask], Tensor]
@@ -86,9 +98,9 @@ class _Batch:
 def serve(task: ServeTask) -> None:
     """Get ready, wait for the word to go, then answer as many frames as the judge says will come."""
     awake = wake(torch.device(task.device))
-    batches = [_Batch(task), _Batch(task)]
     model = stored = None
     try:
+        batches = _guarded(task, GPU_FAILED, lambda: [_Batch(task), _Batch(task)])  # no code of the candidate
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
             awake()
@@ -219,7 +231,8 @@ def _logits_failure(logits: object, shape: tuple[int, ...]) -> int | None:
 
 
 def _guarded(task: ServeTask, status: int, work: Callable[[], T]) -> T:
-    """Run candidate code; whatever it raises becomes a status, and its traceback goes to the log alone."""
+    """Run candidate code, or what uses the GPU; whatever it raises becomes a status, and its traceback goes to the log
+    alone."""
     try:
         return work()
     except _Stop:
@@ -228,4 +241,4 @@ def _guarded(task: ServeTask, status: int, work: Callable[[], T]) -> T:
         line, lines = candidate.in_a_line(error), candidate.traceback_of(error, task.source)
         print(FAILED, line, lines, sep="\n", file=sys.stderr, flush=True)
         no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "CUDA error: out of memory" in line
-        raise _Stop(_NO_MEMORY if no_memory else status) from None
+        raise _Stop(_NO_MEMORY if no_memory else GPU_FAILED if HARDWARE.search(line) else status) from None

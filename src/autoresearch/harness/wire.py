@@ -30,7 +30,9 @@ FAILURES = {
     6: "the logits have the wrong shape: model(tokens[B, T]) must return [B, T, V]",
     7: "the logits have the wrong vocabulary: their last dimension must be VOCAB_SIZE",
     8: "the logits are no floating-point tensor",
+    9: "the GPU failed in scoring",
 }
+GPU_FAILED = 9
 
 
 class Refused(Exception):
@@ -104,7 +106,7 @@ class Line:
         """The payload of one reply. Raises Refused by its status, TimeoutError, EOFError."""
         status = self._receive(1)[0]
         if status != OK:
-            raise Refused(FAILURES.get(status, BROKEN))
+            raise Refused(FAILURES.get(status, BROKEN), suspected=status == GPU_FAILED)
         return self._receive(payload) if payload else b""
 
     def _receive(self, size: int) -> bytes:

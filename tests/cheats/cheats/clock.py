@@ -44,7 +44,7 @@ _IN_SCORING = """
 _HOLE = """
 import json, struct, time
 run._phases.enter("save")
-until = time.time() + 9.5
+until = time.time() + 12
 LEARN
 run._clock.late = lambda: 0.0
 hole, model.hole, run._shapes = len(model.hole), model.hole[:0].clone(), model
@@ -75,7 +75,7 @@ CLOCK = {
             before_start(
                 "import dataclasses, sys\nrun._phases.enter('train')\n"
                 "run._data.take_in(sys.modules['autoresearch.harness.run']._received(run._task.data))\n"
-                "run._task = dataclasses.replace(run._task, data=None)\n" + _learn_for(4.5)
+                "run._task = dataclasses.replace(run._task, data=None)\n" + _learn_for(6)
             ),
         ),
         "quarantined",
@@ -118,7 +118,7 @@ CLOCK = {
         "worked on for .* after|between the end of the clock",
     ),
     "training after the clock, which is held": Patch(
-        (before_save(f"run._phases.enter('save')\n{_learn_for(9)}\nrun._clock.late = lambda: 0.0"),),
+        (before_save(f"run._phases.enter('save')\n{_learn_for(12)}\nrun._clock.late = lambda: 0.0"),),
         "quarantined",
         "where the budget is",
         settings={"budget": 1.0, "max_steps": None},
@@ -126,7 +126,7 @@ CLOCK = {
     "training after the save": Patch(
         (
             after_save(
-                f"from safetensors.torch import save_model\n{_learn_for(9)}\n"
+                f"from safetensors.torch import save_model\n{_learn_for(12)}\n"
                 "save_model(model, run._task.folder + '/weights.safetensors')"
             ),
         ),
@@ -169,7 +169,7 @@ CLOCK = {
         )
     ),
     "a clock that runs slow": Patch(
-        (top("import time\nplain_time = time.perf_counter\ntime.perf_counter = lambda: plain_time() / 5"),),
+        (top("import time\nplain_time = time.perf_counter\ntime.perf_counter = lambda: plain_time() / 8"),),
         "quarantined",
         "where the budget is",
         settings={"budget": 1.0, "max_steps": None},
@@ -251,6 +251,7 @@ FILES = {
         "crashed",
         "3 times what the tip took|at work for .* before its first prediction",
         settings={"budget": 20.0},
+        timed=True,
     ),
     "a pickle for weights": Patch(
         (

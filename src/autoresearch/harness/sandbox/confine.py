@@ -28,11 +28,12 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _CLEAR_ALL = 24, 38, 47
 class Sandbox:
     """What the processes that a fork server begins are confined by."""
 
-    def __init__(self, mechanisms: Collection[str], private: Path, processes: int = PROCESSES) -> None:
+    def __init__(self, mechanisms: Collection[str], private: Path, processes: int = PROCESSES, home: str = "") -> None:
         """mechanisms: of MECHANISMS; none: no sandbox. private: a folder of which nothing is to be readable but what
-        `confine` names. processes: and threads, at most. To be made when all is imported that is needed."""
+        `confine` names. processes: and threads, at most. home: the user's, which is not to be readable either. To be
+        made when all is imported that is needed."""
         self._mechanisms, self._processes = frozenset(mechanisms), processes
-        self._readable = policy.installation(os.environ, private) if mechanisms else ()
+        self._readable = policy.installation(os.environ, private, home) if mechanisms else ()
 
     def __bool__(self) -> bool:
         return bool(self._mechanisms)
@@ -60,12 +61,14 @@ class Sandbox:
         readable: Collection[Path],
         writable: Collection[Path] = (),
         in_memory: bool = False,
+        mapped: int = 0,
     ) -> None:
         """By the worker. From here on it can write to `folder`, where it works, and to `writable` alone, all of which
         are made if they are not there, and read those, `readable` and what is installed.
 
-        device: cpu, cuda or mps. in_memory: `folder` is, where mounts can be made. OSError if a mechanism fails,
-        RuntimeError if a thread is at work that would be left out.
+        device: cpu, cuda or mps. in_memory: `folder` is, where mounts can be made. mapped: bytes of files that it gets
+        open, and may map as well as `readable`. OSError if a mechanism fails, RuntimeError if a thread is at work that
+        would be left out.
         """
         if not self:
             return
@@ -74,7 +77,8 @@ class Sandbox:
         writable = (folder, *writable)
         for path in writable:
             path.mkdir(parents=True, exist_ok=True)
-        self._limit(device, sum(file.stat().st_size for path in readable for file in (path, *path.glob("*"))))
+        named = sum(file.stat().st_size for path in readable for file in (path, *path.glob("*")))
+        self._limit(device, named + mapped)
         if "mount" in self._mechanisms:
             if in_memory:
                 namespaces.in_memory(folder)

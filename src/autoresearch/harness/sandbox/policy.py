@@ -25,12 +25,13 @@ _LIBRARIES = ("LD_LIBRARY_PATH",)
 _TOOLS = ("CUDA_HOME", "CUDA_PATH", "TRITON_PTXAS_PATH", "TRITON_LIBCUDA_PATH", "TRITON_CUOBJDUMP_PATH")
 
 
-def installation(environ: Mapping[str, str], private: Path) -> tuple[Path, ...]:
+def installation(environ: Mapping[str, str], private: Path, home: str = "") -> tuple[Path, ...]:
     """Files and folders that Python, torch and compilers are made of, on this machine.
 
     environ: of the process. private: a folder below which lies what is nobody's to read, such as the engine's scratch.
+    home: the user's, where it may be another than the system has noted.
     """
-    homes = [Path.home()]
+    homes = [Path(home)] if home.startswith("/") else []
     with contextlib.suppress(KeyError):  # a user without an entry, as in some containers
         homes.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
 

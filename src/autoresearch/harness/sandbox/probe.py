@@ -25,6 +25,7 @@ from autoresearch.harness.sandbox.confine import Sandbox, drop_privileges
 from autoresearch.harness.sandbox.policy import make_devices
 from autoresearch.harness.supervise import end_as, supervise
 
+_HOME = os.environ.get("HOME", "")
 _MANY = 64  # processes, where the limit is half of that
 _PATIENCE = 2.0  # seconds for a killed process to go
 _CUDA = "import ctypes; raise SystemExit(ctypes.CDLL('libcuda.so.1').cuInit(0))"  # its result: 0, if it starts
@@ -63,9 +64,9 @@ def achieved(chosen: Collection[str]) -> dict[str, str | None]:
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
         private = Path(folder).resolve()
         with _targets(private) as targets:
-            found = _attacked(Sandbox(chosen, private), private / "own", targets)
-        found["processes"] = _multiplied(Sandbox(chosen, private, processes=_MANY // 2), private / "many")
-        found["leftovers"] = _outlived(Sandbox(chosen, private), private / "left")
+            found = _attacked(Sandbox(chosen, private, home=_HOME), private / "own", targets)
+        found["processes"] = _multiplied(Sandbox(chosen, private, _MANY // 2, _HOME), private / "many")
+        found["leftovers"] = _outlived(Sandbox(chosen, private, home=_HOME), private / "left")
     return found
 
 
@@ -86,7 +87,10 @@ def fails(chosen: Collection[str]) -> str | None:
     make_devices()
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
         private = Path(folder).resolve()
-        said = _confined(Sandbox(chosen, private), private / "own", start, device="cuda") or b"it cannot be tried"
+        said = (
+            _confined(Sandbox(chosen, private, home=_HOME), private / "own", start, device="cuda")
+            or b"it cannot be tried"
+        )
     return None if said == b"it does" else said.decode()
 
 
