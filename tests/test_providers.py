@@ -12,7 +12,7 @@ from tests.asking import CLAUDE, GPT, WAIT, Asking, said
 from tests.conftest import CHEAP, FAILED, KEPT, Lab, reply, setting
 from tests.llm_server import Cut, Fail, Garbage, LLMServer, Request, Say, Stall, Turn
 
-SILENCE = 2.0  # seconds without a sign of life after which these runs give a call up
+SILENCE = 5.0  # seconds without a sign of life after which these runs give a call up
 PATCHED = ["-CONTEXT = 64", "+CONTEXT = 0"]  # what CHEAP does to the file: the run is over with it at once
 
 # A candidate that tells all of its environment, in its output and in its traceback.

@@ -13,7 +13,7 @@ MODELS = {"anthropic": "claude-haiku-4-5", "openai": "gpt-5.1"}
 MESSAGES = (Message("system", "The rules.", 10), Message("user", "The file.\n\nWhat was tried.", 9))
 REPAIR = (*MESSAGES, Message("assistant", "An edit."), Message("user", "Again."))
 NOW = {"x-should-retry": "false"}  # what a server says to an SDK that would sleep and ask again
-SILENT = 1.0  # seconds
+SILENT = 2.5  # seconds
 
 both = pytest.mark.parametrize("provider", list(PROVIDERS))
 

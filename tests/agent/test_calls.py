@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from autoresearch import steady
 from autoresearch.agent.calls import LEAST_REPLY, Caller, Terms
 from autoresearch.agent.models import Completion, Interrupted
 from autoresearch.agent.prices import GivenPrice
@@ -82,7 +83,7 @@ def test_what_cannot_get_better_is_not_asked_again():
 
 def test_no_wait_reaches_past_the_deadline():
     model, desk, slept = Script(GONE, GONE, GONE, "too late"), Desk(), Slept()
-    until = time.time() + 100.0
+    until = steady.now() + 100.0
     caller = Caller(model, desk, Terms(longest_wait=51200.0), slept)  # the first wait is 100 s
     with pytest.raises(DeadlinePassed, match="Overloaded"):
         caller.ask(MESSAGES, until)

@@ -77,8 +77,9 @@ class TestReply:
         assert (completion.ended, completion.usage.output_tokens) == ("cut", 5_000)
 
     def test_one_that_comes_slowly_is_waited_for(self, llm_server, provider):
-        llm_server.say(Say("abcd" * 9, pace=0.4))
-        assert model(llm_server, provider, silence=2.0).complete(MESSAGES).text == "abcd" * 9
+        """In all it takes longer than the silence that is borne."""
+        llm_server.say(Say("abcd" * 9, pace=0.8))
+        assert model(llm_server, provider, silence=5.0).complete(MESSAGES).text == "abcd" * 9
 
     def test_one_without_end_is_cut(self, llm_server, provider, monkeypatch):
         monkeypatch.setattr(received, "MAX_REPLY", 100)

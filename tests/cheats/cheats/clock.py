@@ -166,7 +166,8 @@ CLOCK = {
                 + textwrap.indent(_learn_for(3600), "    ")
                 + "\n\n\nthreading.Thread(target=on, daemon=True).start()"
             ),
-        )
+        ),
+        gain=0.05,  # it saves what is there by then
     ),
     "a clock that runs slow": Patch(
         (top("import time\nplain_time = time.perf_counter\ntime.perf_counter = lambda: plain_time() / 8"),),
