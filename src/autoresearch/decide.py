@@ -146,7 +146,7 @@ def repeats(history: Iterable[Experiment], tested: int | None = None) -> list[tu
 
 
 def noise(settings: Settings, history: Iterable[Experiment], tested: int | None = None) -> Spread:
-    """What values of one and the same file are apart by chance, as a run and its program know. `tested`: as in
+    """How far chance alone moves a value, by the program's guess and by what the history has repeated. `tested`: as in
     `repeats`."""
     return spread(settings.sigma, repeats(history, tested))
 

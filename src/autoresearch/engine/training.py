@@ -21,8 +21,8 @@ from autoresearch.records import TokenFile
 from autoresearch.tasks import Fault, TrainResult, TrainTask
 
 WEIGHTS = "weights.safetensors"
-EVENTS = "events.jsonl"
 
+_EVENTS = "events.jsonl"
 _SAVING = 5.0  # seconds in which the weights are saved, and ...
 _SAVED = 1e8  # ... bytes of them a second, which a slow disk takes
 _HOLES = 1000  # that are looked at
@@ -109,7 +109,7 @@ class Training:
     def _forget(self) -> None:
         """Nothing is known of an earlier try."""
         self.clear()
-        self.tail = self._site.tail = Tail(self._folder / EVENTS)
+        self.tail = self._site.tail = Tail(self._folder / _EVENTS)
         self.condemned = self.compiled = None
         self._began = time.monotonic()
 
@@ -148,7 +148,7 @@ class Training:
                 raise Crash(outcome.bounded(fault))
             if code is not None:
                 # What it writes first is there before the candidate's code is.
-                begun = (self._folder / EVENTS).exists()
+                begun = (self._folder / _EVENTS).exists()
                 raise Crash(self._died(code, child), suspected=code > 128 or not begun)
             if news:
                 self._judge_curve()

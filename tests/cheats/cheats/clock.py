@@ -5,7 +5,7 @@ import textwrap
 from tests.cheats.cheats.edits import INIT, SAVE, after_save, after_start, before_save, before_start, in_forward, top
 from tests.cheats.patches import Patch
 
-# On and on, until something ends it.
+# Until a time that is set before it.
 LEARN = """
 data = run._data
 while time.time() < until:
@@ -42,9 +42,8 @@ _IN_SCORING = """
 
 # The largest tensor of the weights is put at their end, as a hole: there is nothing to be saved of it.
 _HOLE = """
-import json, struct, time
+import json, struct
 run._phases.enter("save")
-until = time.time() + 12
 LEARN
 run._clock.late = lambda: 0.0
 hole, model.hole, run._shapes = len(model.hole), model.hole[:0].clone(), model
@@ -138,7 +137,7 @@ CLOCK = {
     "training while a hole is saved": Patch(
         (
             (INIT, INIT + "        self.register_buffer('hole', torch.zeros(600_000_000, dtype=torch.uint8))\n"),
-            (SAVE, textwrap.indent(_HOLE.replace("LEARN", LEARN.strip()).strip(), "    ")),
+            (SAVE, textwrap.indent(_HOLE.replace("LEARN", _learn_for(12)).strip(), "    ")),
         ),
         "quarantined",
         "where the budget is",
@@ -166,8 +165,7 @@ CLOCK = {
                 + textwrap.indent(_learn_for(3600), "    ")
                 + "\n\n\nthreading.Thread(target=on, daemon=True).start()"
             ),
-        ),
-        gain=0.05,  # it saves what is there by then
+        )
     ),
     "a clock that runs slow": Patch(
         (top("import time\nplain_time = time.perf_counter\ntime.perf_counter = lambda: plain_time() / 8"),),
