@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
+import signal
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from autoresearch import workspace
 from autoresearch.errors import Misuse, WorkspaceError
 from autoresearch.workspace import Workspace, check_tag
 from tests.conftest import CHEAP, Lab, contents, recording
+from tests.test_cli import until
 
 BASE = "".join(f"line {number}\n" for number in range(20))
 
@@ -46,6 +50,29 @@ def test_a_commit_is_made_without_touching_tree_index_or_head(root: Path, space:
     assert git(root, "diff", "--name-only", base, made) == "a.py"
     assert git(root, "rev-parse", "refs/autoresearch/t/1") == made == space.attempt("t", 1)
     assert git(root, "log", "-1", "--format=%s|%b", made) == "Title|Why"
+
+
+def test_who_is_interrupted_in_the_middle_of_a_file_waits_no_longer(root: Path, tmp_path: Path) -> None:
+    """The command's own Ctrl-C, while git has told the beginning of a file and not yet the rest."""
+    slow, told, real = tmp_path / "bin" / "git", tmp_path / "told", shutil.which("git")
+    slow.parent.mkdir()
+    file = f'{real} "$@" | {{ head -c 70; touch {told}; sleep 3; cat; }}'
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *check*) ;; *cat-file*) {file}; exit;; esac\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    reader = (
+        "import signal; from pathlib import Path; from autoresearch.interrupts import listen; "
+        "from autoresearch.workspace import Workspace; listen(signal.SIGINT); "
+        f"Workspace(Path('.')).read('{git(root, 'rev-parse', 'HEAD')}', 'a.py')"
+    )
+    environ = {**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen([sys.executable, "-c", reader], cwd=root, env=environ, stderr=subprocess.PIPE, text=True)
+    try:
+        until(told.exists, process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in err
 
 
 def test_an_attempt_outlasts_a_power_cut(

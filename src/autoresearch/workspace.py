@@ -56,7 +56,7 @@ class Workspace:
             ) from None
         if self._repo.bare:
             raise WorkspaceError(f"the repository at {path} is bare.", "Clone it, and run in the clone.")
-        if not self._repo.head.is_valid():
+        if not self._head():
             raise WorkspaceError(
                 "the repository has no commits.", "Commit first: `git add -A && git commit -m 'Start'`."
             )
@@ -66,7 +66,18 @@ class Workspace:
     # ------------------------------------------------------------------------------------------ reading
 
     def head(self) -> str:
-        return str(self._repo.head.commit.hexsha)
+        """The commit that is checked out. WorkspaceError if there is none any more."""
+        if not (commit := self._head()):
+            raise WorkspaceError("the checked-out branch has no commit.", "Check out one that has: `git switch -`.")
+        return commit
+
+    def _head(self) -> str | None:
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        except _Refused as error:
+            if error.stderr:
+                raise  # git does not work here; where there is no commit, it says nothing
+            return None
 
     def read(self, commit: str, path: str) -> str:
         """Text of a file in a commit. WorkspaceError if it is missing, a link, or not UTF-8."""
@@ -107,7 +118,7 @@ class Workspace:
             raise Misuse(f"{path} is not UTF-8 text.", "Convert it.") from None
 
     def _text(self, blob: str) -> str:
-        return bytes(self._repo.odb.stream(bytes.fromhex(blob)).read()).decode("utf-8")
+        return self._output("cat-file", "blob", blob).decode("utf-8")
 
     def resolve(self, name: str) -> str:
         """The full id of a commit given by a prefix, a branch or a ref. Misuse if unknown or ambiguous."""
@@ -261,10 +272,22 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _git(self, *command: str, env: Mapping[str, str] | None = None) -> str:
-        name, *arguments = command
+        """The text that a git command prints, without the end of its last line."""
+        return self._output(*command, env=env).decode("utf-8", "surrogateescape").removesuffix("\n")
+
+    def _output(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> bytes:
+        """What a git command prints. Each is a process of its own: one that is kept, as GitPython does to read objects,
+        makes an interrupted reader wait for ever for the rest of its answer."""
         # The user's working tree may be a worktree or have GIT_* set; GitPython runs in it, and that is what we want.
         try:
-            return str(self._repo.git.execute(["git", *_SYNCED, name, *arguments], env=dict(env or {})))
+            return bytes(
+                self._repo.git.execute(
+                    ["git", *_SYNCED, name, *arguments],
+                    env=dict(env or {}),
+                    stdout_as_string=False,
+                    strip_newline_in_stdout=False,
+                )
+            )
         except git.GitCommandError as error:
             raise _Refused(name, error) from None
 
