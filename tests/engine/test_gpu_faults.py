@@ -86,6 +86,12 @@ def test_memory_that_others_hold_is_waited_for_and_no_patch_is_to_blame(own_engi
     assert watch.notes and found.peak_memory > 8 * GIB
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+def test_an_experiment_sees_the_one_that_it_is_measured_on(own_engine, trial):
+    found = own_engine(device="cuda").measure(trial(body("assert torch.cuda.device_count() == 1")))
+    assert (found.outcome, found.reason) == ("scored", None)
+
+
 def test_memory_that_nobody_could_have_is_the_patchs_own_fault(own_engine, trial):
     found = own_engine(device="cuda").measure(trial(TAKES.replace(str(8 * GIB), str(2**50))))
     assert (found.outcome, found.phase) == ("crashed", "warmup")

@@ -114,27 +114,30 @@ echo "GPU-aaaa2222-0, NVIDIA H200, 570.1, 143771, 143000"
 
 
 @pytest.mark.parametrize(
-    ("visible", "seen"),
+    ("visible", "seen", "hiding"),
     [
-        (None, ["A100", "H200"]),
-        ("1", ["H200"]),
-        ("1,0", ["H200", "A100"]),
-        ("GPU-aaaa2", ["H200"]),
-        ("GPU-aaaa2222-0, 0", ["H200", "A100"]),
-        ("GPU-aaaa", []),  # it could be either
-        ("0,7,1", ["A100"]),  # as CUDA does: nothing after what names none
-        ("", []),
-        ("-1", []),
-        ("MIG-aaaa", ["A100"]),
-        ("MIG-GPU-aaaa2222-0/1/0", ["H200"]),
+        (None, ["A100", "H200"], "0"),
+        ("1", ["H200"], None),
+        ("1,0", ["H200", "A100"], "1"),
+        ("GPU-aaaa2", ["H200"], None),
+        ("GPU-aaaa2222-0, 0", ["H200", "A100"], "GPU-aaaa2222-0"),
+        ("GPU-aaaa", [], None),  # it could be either
+        ("0,7,1", ["A100"], None),  # as CUDA does: nothing after what names none
+        ("", [], None),
+        ("-1", [], None),
+        ("MIG-aaaa", ["A100"], None),
+        ("MIG-aaaa,MIG-bbbb", ["A100", "A100"], "MIG-aaaa"),
+        ("MIG-GPU-aaaa2222-0/1/0", ["H200"], None),
     ],
 )
-def test_gpus_are_those_that_the_environment_leaves_visible(visible, seen, tmp_path, monkeypatch):
+def test_gpus_are_those_that_the_environment_leaves_visible(visible, seen, hiding, tmp_path, monkeypatch):
+    """hiding: what leaves the first of them alone."""
     (tmp_path / "nvidia-smi").write_text(SMI)
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert [gpu.name.split("A ")[1].removesuffix("-SXM4-80GB") for gpu in gpus.visible_gpus(environ)] == seen
+    assert gpus.first_alone(environ, gpus.visible_gpus(environ)).get("CUDA_VISIBLE_DEVICES") == hiding
     assert device.resolve_device("auto", environ) == ("cuda" if seen else "cpu")
     if seen:
         assert device.describe_hardware("cuda", environ).startswith(f"NVIDIA {seen[0]}")

@@ -12,6 +12,7 @@ import psutil
 from tests.conftest import Lab
 
 PARENT = "autoresearch"
+CTRL_C = "autoresearch, by Ctrl-C"
 TRAINER, TRAIN_SUPERVISOR = "training process", "supervisor of training"
 JUDGE, JUDGE_SUPERVISOR = "judge", "supervisor of the judge"
 SERVER, SERVE_SUPERVISOR = "serving process", "supervisor of serving"

@@ -19,6 +19,7 @@ from tests.conftest import Lab
 from tests.kills.rules import Rules
 from tests.kills.seen import (
     CHILDREN,
+    CTRL_C,
     FORKS,
     JUDGE,
     JUDGE_FORKS,
@@ -37,6 +38,7 @@ PATIENCE = 120.0  # seconds in which something must happen, on a busy machine
 ROUND = 8  # experiments after which a run ends by itself, is looked at, and is sent on
 START = 5.0  # seconds after a start within which one kill of five comes, ...
 EXPERIMENT = 3.0  # ... and after the first measurement has begun, for the others
+AGAIN = 0.5  # seconds within which Ctrl-C is pressed once more, every other time
 PAUSE = 1.5  # seconds at most between two kills of its processes
 LIFE = {
     FORKS: 1.5,
@@ -66,7 +68,7 @@ class Siege:
     _killed: list[str] = field(default_factory=list)  # since the run was started
 
     def lay(self, victims: list[str]) -> None:
-        """Kill these, one after the other, and then let the run come to its end."""
+        """Kill or interrupt these, one after the other, and then let the run come to its end."""
         rules, left, target = Rules(self.lab), victims[::-1], self.round
         while True:
             process = self._start(target)
@@ -105,7 +107,11 @@ class Siege:
         said = self._said.read_text()
         # A fork server that was starting, and the one in its place: that ends a run, by docs/processes.md.
         twice = self._killed[-2:] == [FORKS, FORKS] and "Python cannot be started: it was ended by signal 9." in said
-        if code not in (0, -signal.SIGKILL) and (begun or baseline is None) and not twice:
+        pressed = self._killed[-1:] == [CTRL_C]
+        if pressed and code == 130 and "interrupted; nothing is lost. The same command again goes on:" not in said:
+            broken.append(f"after Ctrl-C it said: {said[-500:]}")
+        fine = (0, 130) if pressed else (0, -signal.SIGKILL)
+        if code not in fine and (begun or baseline is None) and not twice:
             broken.append(f"the run ended with code {code}: {said[-500:]}")
         self.broken += [f"after {last} kills: {what}" for what in broken]
         for what in broken:
@@ -115,19 +121,22 @@ class Siege:
         """Kill what is left to be killed, until the run has ended."""
         while left and process.poll() is None:
             kind = left[-1]
-            found = self._parent(process) if kind == PARENT else self._child(process, kind)
+            found = self._parent(process) if kind in (PARENT, CTRL_C) else self._child(process, kind)
             if found is None:
                 if process.poll() is None:  # there is no such process on this machine
                     left[:] = [PARENT if other == kind else other for other in left]
                 continue
             victim, at = found
             with suppress(psutil.NoSuchProcess):
-                victim.send_signal(signal.SIGKILL)
+                victim.send_signal(signal.SIGINT if kind == CTRL_C else signal.SIGKILL)
                 left.pop()
                 self.hits[kind, at] += 1
                 self._killed.append(kind)
                 self.say(f"{self.hits.total()}: {kind}, {at}, #{len(rows(self.lab))}")
-                if kind == PARENT:
+                if kind == CTRL_C and self.draw.random() < 0.5:
+                    time.sleep(self.draw.uniform(0, AGAIN))
+                    victim.send_signal(signal.SIGINT)
+                if kind in (PARENT, CTRL_C):
                     return
 
     def _parent(self, process: subprocess.Popen[str]) -> tuple[psutil.Process, str] | None:
@@ -171,8 +180,9 @@ class Siege:
         return None
 
 
-def drawn(draw: random.Random, kills: int) -> list[str]:
-    """Whom to kill: the run itself in two of five, and its processes in turn, in random order."""
-    parents = [PARENT] * max(1, kills * 2 // 5)
+def drawn(draw: random.Random, kills: int, interrupts: int = 0) -> list[str]:
+    """Whom to kill: the run itself in two of five, and its processes in turn; and so many interrupts. In random
+    order."""
+    parents = [PARENT] * max(min(1, kills), kills * 2 // 5)
     children = [CHILDREN[number % len(CHILDREN)] for number in range(kills - len(parents))]
-    return draw.sample(parents + children, k=kills)
+    return draw.sample(parents + children + [CTRL_C] * interrupts, k=kills + interrupts)

@@ -3,7 +3,7 @@
 import csv
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from autoresearch.errors import EngineError
@@ -54,6 +54,12 @@ def visible_gpus(environ: Mapping[str, str]) -> list[Gpu]:
             break
         chosen += meant
     return chosen
+
+
+def first_alone(environ: Mapping[str, str], visible: Collection[Gpu]) -> dict[str, str]:
+    """What hides all GPUs but the one that a program takes first, as it is to be set beside this environment; nothing
+    where no more are visible."""
+    return {VISIBLE: environ.get(VISIBLE, "0").split(",")[0].strip()} if len(visible) > 1 else {}
 
 
 def gpu_processes() -> list[GpuProcess]:

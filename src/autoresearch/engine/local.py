@@ -14,7 +14,7 @@ from autoresearch.engine.begun import Begun
 from autoresearch.engine.device import cpu_name, describe_hardware, resolve_device
 from autoresearch.engine.fingerprint import harness_fingerprint
 from autoresearch.engine.forkserver import ForkServer
-from autoresearch.engine.gpus import visible_gpus
+from autoresearch.engine.gpus import first_alone, visible_gpus
 from autoresearch.engine.measuring import Measuring
 from autoresearch.engine.sandbox import Mode, Sandbox, choose
 from autoresearch.engine.site import Bench, Site, Watch
@@ -74,7 +74,7 @@ class LocalEngine:
             importlib.metadata.version("torch"),
             self._scratch,
             scratch / f"compiled-{name}",
-            self._environ,
+            {**self._environ, **first_alone(environ, gpus)},  # no other one is locked or watched
             grace,
             score_limit,
         )
