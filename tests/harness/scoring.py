@@ -30,6 +30,7 @@ def score(
     incumbent: Path | None = None,
     bar: float | None = None,
     room: int | None = None,
+    device: str = "cpu",
     seed: int = 0,
 ) -> ScoreResult:
     """Make the model, save its weights, score it; once more if the machine is suspected, as an engine does."""
@@ -39,7 +40,7 @@ def score(
         source=str(folder / "train_core.py"),
         weights=str(weights),
         folder=str(folder),
-        device="cpu",
+        device=device,
         context=zoo.knob(source, "CONTEXT"),
         tokens=texts.validation[vocab],
         validation=10**9,

@@ -76,6 +76,12 @@ def test_a_gpu_that_fails_is_suspected_and_not_the_model(texts, tmp_path):
     assert result.reason == "the GPU failed in scoring"
 
 
+def test_a_process_that_cannot_begin_says_nothing_of_the_model(texts, tmp_path):
+    result = score(zoo.HONEST["gru"], tmp_path, texts, device="nowhere")
+    assert (result.outcome, result.suspected) == ("crashed", True)
+    assert result.reason == "the scoring process ended before it had begun"
+
+
 def test_one_that_is_far_slower_than_the_tip_is_refused(texts, tmp_path):
     text = validation.read(texts.validation[256], 32, 10**9)
     with (tmp_path / "tip.npz").open("wb") as file:

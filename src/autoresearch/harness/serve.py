@@ -101,6 +101,7 @@ def serve(task: ServeTask) -> None:
     model = stored = None
     try:
         batches = _guarded(task, GPU_FAILED, lambda: [_Batch(task), _Batch(task)])  # no code of the candidate
+        write_all(task.write, bytes([OK]))
         if task.mode == "open":
             model = _rehearsed(task, batches[0])
             awake()

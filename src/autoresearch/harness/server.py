@@ -52,6 +52,7 @@ class Server:
         self._read, write = _wide_pipe()
         self._task, self._forks = dataclasses.replace(task, read=FIRST, write=FIRST + 1), forks
         self._output = self._log.open("a+b")  # whatever becomes of its name
+        self._begun = False  # whether it has been heard of: from then on the candidate's code may be at work
         order = dataclasses.asdict(self._task)
         self._number = forks.start("serve", order, env, own, self._output.fileno(), read, write)
         os.close(read)
@@ -61,8 +62,9 @@ class Server:
         """Wait until an open one is ready; False if there was no room for the model. Once. Refused if that cannot be
         scored, with the traceback that was printed, since no text is known there yet; TimeoutError at the deadline."""
         try:
-            with self._told_of_its_end():
-                told = Line(self._read, self._write, deadline).receive(1)
+            line = Line(self._read, self._write, deadline)
+            with self._told_of_its_end(line):
+                told = line.receive(1)
             if told not in (ROOM, NO_ROOM):
                 raise Refused(BROKEN)
             return told == ROOM
@@ -70,8 +72,8 @@ class Server:
             _, failed, said = self._said(_LOG).decode(errors="replace").rpartition(f"{FAILED}\n")
             if not failed:
                 raise
-            line, _, traceback = said.strip().partition("\n")
-            raise Refused(f"{error}: {line}", suspected=error.suspected, said=traceback[-_TRACEBACK:]) from None
+            first, _, traceback = said.strip().partition("\n")
+            raise Refused(f"{error}: {first}", suspected=error.suspected, said=traceback[-_TRACEBACK:]) from None
 
     def give(self, compiled: bytes) -> None:
         """Give a sealed one what was compiled by a process that knew no target. Once, before it is told to go; waits
@@ -91,7 +93,7 @@ class Server:
         line.send(count.to_bytes(COUNT, "little"))
         for frame in islice(frames, AHEAD):
             line.send(frame)
-        with self._told_of_its_end():
+        with self._told_of_its_end(line):
             line.receive(0)
             for _ in range(count):
                 yield line.receive(self._task.reply_size)
@@ -99,14 +101,19 @@ class Server:
                     line.send(frame)
 
     @contextlib.contextmanager
-    def _told_of_its_end(self) -> Iterator[None]:
-        """Refused in place of EOFError."""
+    def _told_of_its_end(self, line: Line) -> Iterator[None]:
+        """Refused in place of EOFError: suspected, if no code of the candidate has been at work yet."""
         try:
+            if not self._begun:
+                line.receive(0)
+                self._begun = True
             yield
         except EOFError:
-            code = self._forks.wait_for(self._number, _ENDING)
-            how = f"was ended by signal {code - 128}" if code and code > 128 else "ended"
-            raise Refused(f"the scoring process {how} before it had answered", suspected=how != "ended") from None
+            code = self._forks.wait_for(self._number, _ENDING) or 0
+            how = f"was ended by signal {code - 128}" if code > 128 else "ended"
+            what = "it had answered" if self._begun else "it had begun"
+            suspected = code > 128 or not self._begun
+            raise Refused(f"the scoring process {how} before {what}", suspected) from None
 
     def stop(self) -> None:
         """End it and everything that it began, whatever that did to get away; returns when they are gone. Refused if
