@@ -1,8 +1,12 @@
 """Attacks, each for real: what gets through without a mechanism, and does not with it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +136,16 @@ def test_a_program_that_is_started_inside_names_its_threads_as_drivers_do(here, 
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:-2] == ["named", *2 * ["Read-only file system"]], done.stderr
+
+
+def test_one_that_is_ended_in_the_middle_leaves_nothing():
+    """As it is when the command is interrupted that waits for it."""
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, as those of sockets must be
+        command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe"]
+        with subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.PIPE) as process:
+            while not any(Path(folder).glob("autoresearch-probe-*/own")):
+                assert process.poll() is None
+                time.sleep(0.001)
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        assert list(Path(folder).iterdir()) == []

@@ -3,10 +3,11 @@
 The sandbox itself is the harness's (`harness.sandbox`), whose processes apply it to themselves.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -16,6 +17,7 @@ from autoresearch.errors import EngineError
 Mode = Literal["auto", "strict", "off"]
 
 _PATIENCE = 60.0  # seconds
+_CLEARING = 5.0  # seconds to remove what was made for the attacks
 # By which it is this very Python, on that GPU, and knows whose home it is to keep from the candidate.
 _NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "HOME")
 _KERNEL = "Run a Linux kernel with Landlock (5.19 or newer, with landlock in its list of security modules)"
@@ -106,8 +108,7 @@ def _examined(environ: tuple[tuple[str, str], ...], device: str) -> Sandbox:
         return _none(f"a sandbox is made on Linux alone, and this is {sys.platform}")
     command = [sys.executable, "-P", "-m", "autoresearch.harness.sandbox.probe", device]
     try:
-        done = subprocess.run(command, env=dict(environ), capture_output=True, timeout=_PATIENCE, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(_printed(command, dict(environ)).splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
         raise EngineError(
             f"the sandbox cannot be tried: {error}.", "Run with --sandbox off, at your own risk."
@@ -115,6 +116,22 @@ def _examined(environ: tuple[tuple[str, str], ...], device: str) -> Sandbox:
     if found["fails"]:
         return _none(f"in it {found['fails']}")
     return Sandbox(tuple(found["mechanisms"]), _protections(found["achieved"], found["refused"]))
+
+
+def _printed(command: Sequence[str], environ: Mapping[str, str]) -> bytes:
+    """By a process that removes what it has made if this one is interrupted. SubprocessError if it fails."""
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            out, _ = process.communicate(timeout=_PATIENCE)
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_CLEARING)
+            process.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return out
 
 
 def _none(why: str) -> Sandbox:

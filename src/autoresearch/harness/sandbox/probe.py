@@ -18,12 +18,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from autoresearch.harness.sandbox import attacks, landlock, namespaces, seccomp
 from autoresearch.harness.sandbox.attacks import ATTACKS, Targets
 from autoresearch.harness.sandbox.confine import Sandbox, drop_privileges
 from autoresearch.harness.sandbox.policy import make_devices
-from autoresearch.harness.supervise import end_as, supervise
+from autoresearch.harness.supervise import end_as, kill_below, supervise
 
 _HOME = os.environ.get("HOME", "")
 _MANY = 64  # processes, where the limit is half of that
@@ -263,8 +264,14 @@ def _confined(
     return data if whole or not ended else None
 
 
+def _end(*_: object) -> NoReturn:
+    kill_below()  # or they would make anew what is removed on the way out
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main(device: str = "cpu", chosen: str | None = None) -> None:
-    """Print what was found."""
+    """Print what was found. SIGTERM ends it, and nothing is left."""
+    signal.signal(signal.SIGTERM, _end)
     working, refused = mechanisms()
     attacked = working if chosen is None else tuple(filter(None, chosen.split(",")))
     why = fails(attacked) if device == "cuda" and attacked else None
