@@ -49,7 +49,7 @@ class Asking:
     spec: str
 
     def command(self, experiments: int, *options: object) -> tuple[object, ...]:
-        return ("run", "-p", "programs/quick.md", "-n", experiments, "-a", self.spec, *options)
+        return ("run", "-p", "programs/quick.md", "-n", experiments, "-a", self.spec, "--sandbox", "off", *options)
 
     def __call__(self, experiments: int, *options: object) -> Done:
         """Run until there are so many experiments, the baseline included."""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -269,9 +270,15 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[PLAIN, CHECKED], ids=["plain", "checked"])
-def night(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
-    """A lab for each story, whose engine is scripted."""
-    return make_night(request.param, tmp_path, monkeypatch)
+def night(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Night]:
+    """A lab for each story, whose engine is scripted. In memory, where there is room: its ledger's waits for a disk add
+    up to minutes."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 2e9:
+        yield make_night(request.param, tmp_path, monkeypatch)
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="autoresearch-night-") as folder:
+        yield make_night(request.param, Path(folder).resolve(), monkeypatch)
 
 
 @pytest.fixture

@@ -1,27 +1,35 @@
 """The local LLM server speaks what the providers' SDKs understand: their types take every word of it."""
 
-import anthropic
-import openai
+import importlib
+from typing import TYPE_CHECKING
+
 import pytest
-from anthropic.types import Message, ModelInfo
-from openai.types import Model
-from openai.types.chat import ChatCompletion
 
 from tests.llm_server import KEY, Cut, Fail, LLMServer, Say
+
+if TYPE_CHECKING:  # they take seconds to import, which whoever collects tests need not wait for
+    import anthropic
+    import openai
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 ANSWER = Say("Hello! How are you?", thinking="A greeting.", input=50, cached=20, written=10, output=7)
 
 
-def claude(server: LLMServer, key: str = KEY) -> anthropic.Anthropic:
+def claude(server: LLMServer, key: str = KEY) -> "anthropic.Anthropic":
+    import anthropic
+
     return anthropic.Anthropic(api_key=key, base_url=server.url, max_retries=0)
 
 
-def gpt(server: LLMServer, key: str = KEY) -> openai.OpenAI:
+def gpt(server: LLMServer, key: str = KEY) -> "openai.OpenAI":
+    import openai
+
     return openai.OpenAI(api_key=key, base_url=f"{server.url}/v1", max_retries=0)
 
 
 def test_anthropic_whole_and_streamed(llm_server: LLMServer) -> None:
+    from anthropic.types import Message
+
     llm_server.say(ANSWER, ANSWER)
     client = claude(llm_server)
     given = {"model": "claude-haiku-4-5", "max_tokens": 1000, "messages": HELLO}
@@ -41,6 +49,8 @@ def test_anthropic_whole_and_streamed(llm_server: LLMServer) -> None:
 
 
 def test_openai_whole_and_streamed(llm_server: LLMServer) -> None:
+    from openai.types.chat import ChatCompletion
+
     llm_server.say(ANSWER, ANSWER)
     client = gpt(llm_server)
     given = {"model": "gpt-5.1", "messages": HELLO, "max_completion_tokens": 1000}
@@ -56,6 +66,9 @@ def test_openai_whole_and_streamed(llm_server: LLMServer) -> None:
 
 
 def test_catalogues(llm_server: LLMServer) -> None:
+    from anthropic.types import ModelInfo
+    from openai.types import Model
+
     told = claude(llm_server).models.retrieve("claude-haiku-4-5")
     assert ModelInfo.model_validate(told.model_dump()).capabilities.thinking.types.enabled.supported
     assert not told.capabilities.thinking.types.adaptive.supported
@@ -64,12 +77,13 @@ def test_catalogues(llm_server: LLMServer) -> None:
     assert {model.id for model in gpt(llm_server).models.list()} == set(llm_server.models)
 
 
-@pytest.mark.parametrize("sdk", [anthropic, openai], ids=["anthropic", "openai"])
-def test_what_it_refuses(llm_server: LLMServer, sdk) -> None:
+@pytest.mark.parametrize("name", ["anthropic", "openai"])
+def test_what_it_refuses(llm_server: LLMServer, name: str) -> None:
     """The statuses that the SDKs know; then a stream that breaks, a server that is away, and one that is back."""
+    sdk = importlib.import_module(name)
 
     def ask(key: str = KEY, model: str = "gpt-4o", messages: object = HELLO):
-        if sdk is anthropic:
+        if name == "anthropic":
             create = claude(llm_server, key).messages.create
             return "".join(str(event) for event in create(model=model, max_tokens=9, messages=messages, stream=True))
         create = gpt(llm_server, key).chat.completions.create

@@ -25,7 +25,7 @@ def until(look: Callable[[], object], process: subprocess.Popen[str]) -> None:
         if look():
             return
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+        time.sleep(0.05)
     raise AssertionError("it never happened")
 
 
@@ -63,16 +63,16 @@ def own(lab: Lab, tmp_path: Path) -> Lab:
     return mine
 
 
-@pytest.mark.parametrize("phase", ["train", "score", "serve"])
-def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab, phase: str) -> None:
+def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab) -> None:
     answers = recording(own.root / ".git" / "replies.jsonl", KEPT, CHEAP)
     command = (*RUN, "--agent", answers)
-    process = own.start(*command)
-    until(lambda: children(process, phase), process)
-    process.kill()
-    process.communicate()
-    assert nothing_left(own), left_running(own)
-    assert measured(own) == {1: ("running", "running", 0)}
+    for phase in ("train", "score", "serve"):
+        process = own.start(*command)
+        until(lambda process=process, phase=phase: children(process, phase), process)
+        process.kill()
+        process.communicate()
+        assert nothing_left(own), left_running(own)
+        assert measured(own) == {1: ("running", "running", 0)}
 
     done = own(*command)
     assert done.code == 0, done.err
@@ -83,7 +83,9 @@ def test_killed_with_its_parent_while_it_works_a_run_goes_on(own: Lab, phase: st
     assert not list((own.cache / "scratch").glob("*/measurement-*"))
 
 
-def test_killed_while_its_agent_thinks_a_run_asks_again(own: Lab, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("late")
+def test_killed_while_its_agent_thinks_a_run_asks_again(baseline: Lab, tmp_path: Path) -> None:
+    own = baseline.copy(tmp_path / "own")
     asked, answer = tmp_path / "asked", tmp_path / "answer"
     answer.write_text(CHEAP)
     script = tmp_path / "agent.sh"
@@ -106,24 +108,25 @@ def test_killed_while_its_agent_thinks_a_run_asks_again(own: Lab, tmp_path: Path
     assert measured(own) == {1: ("done", "kept", 1), 2: ("done", "crashed", 1)}
 
 
-@pytest.mark.parametrize("task", ["train", "score"])
-def test_a_child_killed_from_outside_does_not_count_against_its_patch(own: Lab, task: str) -> None:
+def test_a_child_killed_from_outside_does_not_count_against_its_patch(own: Lab) -> None:
     """The baseline first, then an experiment whose child is killed: it is measured once more, and the run goes on."""
-    answers = recording(own.root / ".git" / "replies.jsonl", DISCARDED.replace("0.02", "0.0005"), CHEAP)
-    command = (*RUN, "--agent", answers)
-    process = own.start(*command)
-    until(lambda: own.ledger.exists() and measured(own).get(2, ("",))[0] == "running", process)
-    until(lambda: children(process, task), process)
-    for child in children(process, task):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one before
-            child.send_signal(signal.SIGKILL)
+    neutral, other = (DISCARDED.replace("0.02", "0.0005").replace("0.0001", rate) for rate in ("0.0001", "0.0002"))
+    answers = recording(own.root / ".git" / "replies.jsonl", neutral, other, CHEAP)
+    process = own.start(*RUN[:-1], 4, "--agent", answers)
+    killed = {"train": "the training process was ended by signal 9", "score": "the scorer ended with code 137"}
+    for number, task in enumerate(killed, 2):
+        until(lambda n=number: own.ledger.exists() and measured(own).get(n, ("",))[0] == "running", process)
+        until(lambda t=task: children(process, t), process)
+        for child in children(process, task):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one before
+                child.send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     found = measured(own)
-    assert found[2][0] == "done" and found[2][1] in ("kept", "discarded") and found[2][2] == 1
-    assert found[3] == ("done", "crashed", 1)
-    killed = {"train": "the training process was ended by signal 9", "score": "the scorer ended with code 137"}[task]
-    assert killed in own("show", 2).out.replace("\n", " ")
+    for number, task in enumerate(killed, 2):
+        assert found[number][0] == "done" and found[number][1] in ("kept", "discarded") and found[number][2] == 1
+        assert killed[task] in own("show", number).out.replace("\n", " ")
+    assert found[4] == ("done", "crashed", 1)
     assert not left_running(own)
 
 

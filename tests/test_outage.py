@@ -28,7 +28,7 @@ HOUR = "3600"
 def asking(baseline: Lab, llm_server: LLMServer, tmp_path) -> Asking:
     lab = baseline.copy(tmp_path / "lab")
     lab = lab.at(lab.root, **llm_server.environ(), AUTORESEARCH_LLM_WAIT=str(WAIT))
-    return Asking(lab, llm_server, CLAUDE)
+    return Asking(lab, llm_server, GPT)
 
 
 def away(server: LLMServer, kind: str) -> None:
@@ -140,6 +140,7 @@ def test_interrupted_in_the_middle_of_a_reply(asking: Asking) -> None:
 
 def test_connections_that_break_all_night_are_charged_and_shown(asking: Asking) -> None:
     """What a broken reply cost is in the ledger, since the provider has counted it."""
+    asking = Asking(asking.lab, asking.server, CLAUDE)
     asking.server.say(*[Cut("TITLE: half", input=700)] * 3, Say(CHEAP, input=900, output=50))
     assert asking(2).code == 0
     calls = asking.calls()

@@ -26,6 +26,10 @@ SPY = reply(
 )
 
 
+# For what a provider's own tests show of each: tests/agent/test_providers.py and test_provider_failures.py.
+ONE = pytest.mark.parametrize("asking", [GPT], indirect=True)
+
+
 @pytest.fixture(params=[CLAUDE, GPT], ids=["anthropic", "openai"])
 def asking(baseline: Lab, llm_server: LLMServer, tmp_path, request: pytest.FixtureRequest) -> Asking:
     """A lab of the test's own whose baseline is there, and a model to ask."""
@@ -116,7 +120,7 @@ def test_replies_of_every_form(asking: Asking) -> None:
 def test_a_crash_goes_back_and_the_next_proposal_mends_it(asking: Asking) -> None:
     """Crashed, not repaired, repaired and kept, and then one more: a candidate that looks for the key finds none."""
     asking.server.say(Say(SPY, thinking="Where am I?"), Say(CHEAP), Say(KEPT), Say(CHEAP))
-    done = asking(5)
+    done = asking(5, "--sandbox", "auto")
     assert (done.code, done.err) == (0, ""), done.out + done.err
     statuses = [experiment.status for experiment in asking.experiments()]
     assert statuses == ["crashed", "crashed", "kept", "crashed"], done.out
@@ -210,6 +214,7 @@ def test_retry_after_is_obeyed_however_often(asking: Asking) -> None:
     assert "Slow down" in done.out
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_a_long_reply_that_comes_slowly_is_not_given_up(asking: Asking) -> None:
     """In all it takes far longer than the silence that is borne."""
@@ -234,6 +239,7 @@ def variable(asking: Asking) -> str:
     return "ANTHROPIC_API_KEY" if asking.spec == CLAUDE else "OPENAI_API_KEY"
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_a_wrong_key_ends_a_run_before_it_begins(asking: Asking) -> None:
     wrong = "sk-this-is-not-the-key"
@@ -243,6 +249,7 @@ def test_a_wrong_key_ends_a_run_before_it_begins(asking: Asking) -> None:
     assert not asking.server.asked and not asking.experiments()
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_without_a_key_it_says_which_variable_to_set(asking: Asking) -> None:
     """Of the provider's own server before any call; a server of the user's may need none, and is asked."""
@@ -253,6 +260,7 @@ def test_without_a_key_it_says_which_variable_to_set(asking: Asking) -> None:
     assert not asking.server.asked and not asking.experiments()
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_a_model_that_the_server_does_not_know(asking: Asking) -> None:
     provider = asking.spec.partition(":")[0]
@@ -279,6 +287,7 @@ def test_a_key_that_is_withdrawn_in_the_night_ends_the_run_and_loses_nothing(ask
     assert [(e.number, e.status) for e in asking.experiments()] == [(n, "crashed") for n in (2, 3, 4)]
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_a_request_that_can_never_succeed_ends_the_run(asking: Asking) -> None:
     asking.server.say(Fail(400, "prompt is too long: 999999 tokens"))
@@ -286,6 +295,7 @@ def test_a_request_that_can_never_succeed_ends_the_run(asking: Asking) -> None:
     assert len(asking.server.asked) == 1
 
 
+@ONE
 @pytest.mark.usefixtures("late")
 def test_a_server_that_echoes_the_key_does_not_get_it_into_the_ledger(asking: Asking) -> None:
     asking.server.say(*[Fail(500, f"no upstream for {asking.server.key}")] * 4, Say(CHEAP))

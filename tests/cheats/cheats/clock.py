@@ -37,6 +37,7 @@ _IN_SCORING = """
                 inputs = torch.cat((torch.full_like(targets[:, :1], VOCAB_SIZE - 1), targets[:, :-1]), 1)
                 self.loss(inputs, targets).backward()
                 optimizer.step(0.3)
+                time.sleep(0.1)
         return super().train(mode)
 """
 
@@ -60,8 +61,8 @@ with open(path, "wb") as file:
 """
 
 
-def _learn_for(seconds: float) -> str:
-    return f"import time\nuntil = time.time() + {seconds}\n{LEARN.strip()}"
+def _learn_for(seconds: float, idle: float = 0.0) -> str:
+    return f"import time\nuntil = time.time() + {seconds}\n{LEARN.strip()}\ntime.sleep({idle})"
 
 
 CLOCK = {
@@ -74,7 +75,7 @@ CLOCK = {
             before_start(
                 "import dataclasses, sys\nrun._phases.enter('train')\n"
                 "run._data.take_in(sys.modules['autoresearch.harness.run']._received(run._task.data))\n"
-                "run._task = dataclasses.replace(run._task, data=None)\n" + _learn_for(6)
+                "run._task = dataclasses.replace(run._task, data=None)\n" + _learn_for(2, idle=4)
             ),
         ),
         "quarantined",
@@ -117,7 +118,7 @@ CLOCK = {
         "worked on for .* after|between the end of the clock",
     ),
     "training after the clock, which is held": Patch(
-        (before_save(f"run._phases.enter('save')\n{_learn_for(12)}\nrun._clock.late = lambda: 0.0"),),
+        (before_save(f"run._phases.enter('save')\n{_learn_for(2, idle=10)}\nrun._clock.late = lambda: 0.0"),),
         "quarantined",
         "where the budget is",
         settings={"budget": 1.0, "max_steps": None},
@@ -125,7 +126,7 @@ CLOCK = {
     "training after the save": Patch(
         (
             after_save(
-                f"from safetensors.torch import save_model\n{_learn_for(12)}\n"
+                f"from safetensors.torch import save_model\n{_learn_for(2, idle=10)}\n"
                 "save_model(model, run._task.folder + '/weights.safetensors')"
             ),
         ),
@@ -137,7 +138,7 @@ CLOCK = {
     "training while a hole is saved": Patch(
         (
             (INIT, INIT + "        self.register_buffer('hole', torch.zeros(600_000_000, dtype=torch.uint8))\n"),
-            (SAVE, textwrap.indent(_HOLE.replace("LEARN", _learn_for(12)).strip(), "    ")),
+            (SAVE, textwrap.indent(_HOLE.replace("LEARN", _learn_for(2, idle=10)).strip(), "    ")),
         ),
         "quarantined",
         "where the budget is",
@@ -150,7 +151,7 @@ CLOCK = {
                 "import ctypes, os\nfrom safetensors.torch import save as packed\n"
                 "file = os.open(run._task.folder + '/weights.safetensors', os.O_RDWR)\n"
                 "ctypes.CDLL(None).fallocate(file, 1, ctypes.c_int64(0), ctypes.c_int64(3 * 10**9))\n"
-                f"{_learn_for(12)}\n"
+                f"{_learn_for(2, idle=10)}\n"
                 "os.pwrite(file, packed(model.state_dict()), 0)"
             ),
         ),
