@@ -34,18 +34,19 @@ def supervise(parent: int, work: Callable[[], None], sandbox: Sandbox | None = N
     process SIGTERM.
     """
     subreap()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a fork may drop what a handler raises
     signal.signal(signal.SIGTERM, _exit_on_signal)
     if sandbox:
         sandbox.unshare()
     die_with_parent(signal.SIGTERM)  # after new rights, with which the kernel forgets it
     supervisor = os.getpid()
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if os.getppid() != parent:  # it died before the kernel was told
             return 128 + signal.SIGTERM
         worker = os.fork()
         if worker == 0:
             end_as(lambda: _work(supervisor, work, sandbox))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return _wait(worker)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -108,6 +109,7 @@ def set_name(name: str) -> None:
 
 def _work(supervisor: int, work: Callable[[], None], sandbox: Sandbox | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     die_with_parent(signal.SIGKILL)
     if os.getppid() not in (supervisor, _UNSEEN):
         sys.exit(1)
