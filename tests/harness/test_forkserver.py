@@ -382,6 +382,23 @@ def test_a_server_that_is_not_told_by_what_its_children_are_confined_forks_none(
         assert ours.recv(1) == b""  # not even that it is ready
 
 
+FORKING = """
+import os, signal, time
+from autoresearch.harness.supervise import supervise
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+supervise(os.getppid(), lambda: time.sleep(600))
+"""
+
+
+def test_a_supervisor_that_is_asked_to_end_as_it_forks_ends():
+    """What a handler raises is dropped there: logging, among others, has something to do at each fork."""
+    with subprocess.Popen([sys.executable, "-c", FORKING]) as process:
+        try:
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+
+
 def test_a_server_that_is_killed_before_it_is_ready_says_by_what(server):
     os.kill(server.pid, signal.SIGKILL)
     until(lambda: server.forks.exit_code(0) == LOST)
