@@ -5,10 +5,14 @@ import sqlite3
 import subprocess
 from dataclasses import dataclass, replace
 
+import pytest
+
 from tests.conftest import Done, Lab
 from tests.llm_server import LLMServer, Request
 
 CLAUDE, GPT = "anthropic:claude-haiku-4-5", "openai:gpt-5.1"
+# For what is shown of each provider elsewhere: in tests/agent, or by other tests of the same file.
+ONE = pytest.mark.parametrize("asking", [GPT], indirect=True)
 WAIT = 0.5  # seconds: the longest wait of these runs, where a user's is ten minutes
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.asking import CLAUDE, GPT, Asking, said
+from tests.asking import CLAUDE, GPT, ONE, Asking, said
 from tests.conftest import CHEAP, Lab
 from tests.llm_server import Cut, Fail, LLMServer, Say
 
@@ -57,7 +57,7 @@ def test_dollars_at_the_list_price(asking: Asking) -> None:
     assert f"${total:.2f}" in asking.lab("status").out
 
 
-@pytest.mark.parametrize("asking", [GPT], indirect=True)  # what each provider counts, others tell
+@ONE
 def test_dollars_at_a_price_given(asking: Asking) -> None:
     """Of a model that no price list has, by the two numbers or the three; what is written costs what input does."""
     unlisted = Asking(asking.lab, asking.server, f"{asking.spec.partition(':')[0]}:nobody-knows-my-price")
@@ -69,7 +69,7 @@ def test_dollars_at_a_price_given(asking: Asking) -> None:
     assert costs == [pytest.approx(usd, abs=1e-9) for usd in expected]
 
 
-@pytest.mark.parametrize("asking", [GPT], indirect=True)  # what each provider counts, others tell
+@ONE
 def test_an_unknown_price_is_shown_as_unknown_and_cannot_bound_a_run(asking: Asking) -> None:
     unlisted = Asking(asking.lab, asking.server, f"{asking.spec.partition(':')[0]}:nobody-knows-my-price")
     refused = unlisted(2, "--max-cost", 5)
@@ -151,7 +151,7 @@ def test_a_budget_for_more_than_the_model_can_write(baseline: Lab, llm_server: L
     assert [call.error for call in asking.calls()] == [None, None]
 
 
-@pytest.mark.parametrize("asking", [GPT], indirect=True)  # what each provider counts, others tell
+@ONE
 def test_no_budget_no_call(asking: Asking) -> None:
     done = asking(5, "--max-cost", 0)
     assert done.code == 0 and "stopped: $0.00 of $0.00 are spent" in done.out, done.out + done.err

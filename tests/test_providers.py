@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.asking import CLAUDE, GPT, WAIT, Asking, said
+from tests.asking import CLAUDE, GPT, ONE, WAIT, Asking, said
 from tests.conftest import CHEAP, FAILED, KEPT, Lab, reply, setting
 from tests.llm_server import Cut, Fail, Garbage, LLMServer, Request, Say, Stall, Turn
 
@@ -24,10 +24,6 @@ SPY = reply(
     ),
     title="Look around",
 )
-
-
-# For what a provider's own tests show of each: tests/agent/test_providers.py and test_provider_failures.py.
-ONE = pytest.mark.parametrize("asking", [GPT], indirect=True)
 
 
 @pytest.fixture(params=[CLAUDE, GPT], ids=["anthropic", "openai"])

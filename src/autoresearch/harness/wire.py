@@ -2,10 +2,9 @@
 
 A server says by a byte of status that it has begun, before the candidate's code is let in. An open one says when it is
 ready, by a byte of status and, if that is OK, one of whether there was room for the model; a sealed one is given what
-is compiled already. Judge to server: one byte to go; then how many frames will come,
-and the frames. Server to judge: one byte of status when the weights are there, then one byte of status and, if that is
-OK, a payload for each frame. The server reads a frame ahead of the one it answers. The judge believes sizes and nothing
-else.
+is compiled already. Judge to server: one byte to go; then how many frames will come, and the frames. Server to judge:
+one byte of status when the weights are there, then one byte of status and, if that is OK, a payload for each frame. The
+server reads a frame ahead of the one it answers. The judge believes sizes and nothing else.
 """
 
 import os
